@@ -1,0 +1,27 @@
+"""Operating conditions that a person can act on. The CLI prints these without a traceback."""
+
+
+class FederationError(Exception):
+    """Something the operator, researcher or auditor can put right; the message says how."""
+
+
+class LedgerError(FederationError):
+    """A ledger file is missing, damaged, or not this site's."""
+
+
+class PrivacyBudgetError(FederationError):
+    """What was asked for does not fit the site's remaining privacy budget."""
+
+
+class Refused(FederationError):
+    """A site declines a request; only ``code`` may leave the site.
+
+    Args:
+        code: One of ``messages.REFUSAL_CODES``; independent of protected data.
+        detail: For the site's own log and screen. It never travels.
+    """
+
+    def __init__(self, code: str, detail: str = "") -> None:
+        super().__init__(f"{code}: {detail}" if detail else code)
+        self.code = code
+        self.detail = detail

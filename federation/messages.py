@@ -1,0 +1,128 @@
+"""What travels between hub and site, as plain values. ``federation.flower.wire`` encodes them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from federation.canonical import digest
+from models.weights import weights_digest
+
+Weights = dict[str, npt.NDArray[np.float32]]
+
+REFUSAL_CODES = (
+    "invalid_request",
+    "not_approved",
+    "approval_used_up",
+    "budget",
+    "equivocation",
+    "lost",
+    "round_failed",
+)
+
+
+@dataclass(frozen=True)
+class DescribeRequest:
+    """Ask a site for its public statement about the data set of an approved experiment."""
+
+    experiment_digest: str
+    run: str
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a site says about itself: public by declaration, or released as its policy allows.
+
+    Attributes:
+        commitment: SHA-256 of a nonce and the data set's root, fresh per experiment.
+        num_subjects: Text, as the policy releases it: "48", "about 50" or "withheld".
+        public_key: The site's Ed25519 key, hex.
+    """
+
+    site: str
+    public_key: str
+    commitment: str
+    dataset: str
+    source_kind: str
+    modality: str
+    num_subjects: str
+    licence: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """One round's work for one site. ``attempt`` counts repeats of a round that was lost."""
+
+    experiment_digest: str
+    run: str
+    round: int
+    attempt: int
+    weights: Weights
+
+    def digest(self) -> str:
+        """Digest of every field, the weights' names, shapes and bytes included."""
+        return digest(
+            {
+                "experiment": self.experiment_digest,
+                "run": self.run,
+                "round": self.round,
+                "attempt": self.attempt,
+                "weights": weights_digest(self.weights),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class TrainReply:
+    """The update (local minus global weights) exactly as the outbox keeps it, and its receipt.
+
+    Attributes:
+        payload: safetensors bytes, see ``models.weights``.
+        receipt: A ``federation.ledger.receipts.Receipt`` as JSON values.
+    """
+
+    payload: bytes
+    receipt: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """Score these weights on the subjects that the site declares public."""
+
+    experiment_digest: str
+    run: str
+    round: int
+    weights: Weights
+
+
+@dataclass(frozen=True)
+class EvaluateReply:
+    """Scores on public subjects only, for example ``{"dice": 0.7, "dice/grey matter": 0.72}``.
+
+    Empty where the site declares no public subjects.
+    """
+
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class RoundFinished:
+    """Told to whoever watches a run, after each round (round 0: before any training)."""
+
+    round: int
+    returned: tuple[str, ...]
+    refused: Mapping[str, str]
+    scores: Mapping[str, Mapping[str, float]]
+
+
+class SiteRounds(Protocol):
+    """What a client app needs of a site. Each method raises ``Refused`` to decline."""
+
+    def describe(self, request: DescribeRequest) -> Description: ...
+
+    def train(self, request: TrainRequest) -> TrainReply: ...
+
+    def evaluate(self, request: EvaluateRequest) -> EvaluateReply: ...
