@@ -1,0 +1,1 @@
+"""Sites to try the whole system on: simulated subjects, and the decathlon's hippocampus."""

@@ -1,0 +1,1 @@
+"""The privacy budget of a protected population: records, filter, ledger, receipts, keys."""

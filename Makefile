@@ -1,0 +1,28 @@
+# make install  makes .venv with the tested versions;  make demo  runs the main job;  make test  the suite.
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.PHONY: install demo test lint types clean
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,hub,pacs,export,audit,dev]'
+	touch $@
+
+demo: install
+	$(BIN)/cohortium demo
+
+test: install
+	$(BIN)/python -m pytest -n 2
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv cohortium-demo runs

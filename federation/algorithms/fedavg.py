@@ -1,0 +1,54 @@
+"""Federated averaging (McMahan et al. 2017, arXiv 1602.05629), every site with equal weight.
+
+Equal, because a weight that a site declares about itself can be wrong, and because noise sized
+for equal weights protects nobody under other ones.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+Weights = Mapping[str, npt.NDArray[np.float32]]
+
+
+def client_step(start: Weights, trained: Weights) -> dict[str, npt.NDArray[np.float32]]:
+    """Return a site's update: what local training added to the weights it started from.
+
+    >>> one, three = np.float32([1]), np.float32([3])
+    >>> client_step({"w": one}, {"w": three})
+    {'w': array([2.], dtype=float32)}
+    """
+    return {name: trained[name] - start[name] for name in start}
+
+
+def server_step(
+    weights: Weights, updates: Mapping[str, Weights]
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Return ``weights`` plus the mean of the updates.
+
+    The sum is taken in float64 and in the order of site names, so the order of arrival cannot
+    change one bit of the result.
+
+    Args:
+        updates: Site name to update, with the names and shapes of ``weights``.
+
+    Raises:
+        ValueError: There is no update to average.
+
+    >>> two, four = {"w": np.float32([2])}, {"w": np.float32([4])}
+    >>> server_step({"w": np.float32([1])}, {"ward-a": two, "ward-b": four})
+    {'w': array([4.], dtype=float32)}
+    """
+    if not updates:
+        raise ValueError("There is no update to average; give at least one.")
+    return {name: _stepped(name, weights[name], updates) for name in weights}
+
+
+def _stepped(
+    name: str, start: npt.NDArray[np.float32], updates: Mapping[str, Weights]
+) -> npt.NDArray[np.float32]:
+    total = np.zeros(start.shape, dtype=np.float64)
+    for site in sorted(updates):
+        total += updates[site][name]
+    return np.asarray(start + total / len(updates), dtype=np.float32)

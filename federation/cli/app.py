@@ -1,0 +1,58 @@
+"""The ``cohortium`` command: puts the sub-commands together and turns errors into sentences."""
+
+import logging
+import os
+import sys
+
+import typer
+from rich.console import Console
+
+from data_adapters.errors import DataError
+from federation.cli import audit, demo, run
+from federation.errors import FederationError
+from models.errors import ModelError
+
+app = typer.Typer(
+    name="cohortium",
+    help="Train biomedical image models across sites that never share their images.",
+    epilog="Add --debug to any command to see the traceback of an error.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command("demo")(demo.demo)
+app.command("run")(run.run)
+app.add_typer(audit.app, name="audit")
+
+
+@app.callback()
+def _root() -> None:
+    """Keep the sub-commands as sub-commands."""
+
+
+def main() -> None:
+    """Run the command line; operating errors are one sentence and exit code 2."""
+    debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    logging.basicConfig(level=logging.DEBUG if debug else logging.ERROR, format="%(message)s")
+    # A site's log of a failed round has the traceback, which is for --debug.
+    logging.getLogger("cohortium.site").setLevel(logging.DEBUG if debug else logging.CRITICAL)
+    try:
+        app()
+    except (DataError, ModelError, FederationError) as error:
+        if debug:
+            raise
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]Error:[/] {_plain(error)}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Stopped. What was charged stands; the ledgers are complete.")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _plain(error: Exception) -> str:
+    """Return the text with rich's markup characters taken literally."""
+    return str(error).replace("[", r"\[")

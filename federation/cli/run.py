@@ -1,0 +1,105 @@
+"""``cohortium run``: one experiment over sites on this machine."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from federation.cli import show
+from federation.errors import FederationError, PrivacyBudgetError
+from federation.experiment import Experiment, load_experiment
+
+ExperimentFile = Annotated[Path, typer.Argument(help="The experiment, a YAML file.")]
+SiteFiles = Annotated[
+    list[Path], typer.Option("--site", help="A site file; give one --site for each site.")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", help="Folder for the results. [default: runs/<name>-<date-time>]"),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Approve for every site without asking.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the summary as JSON; progress stays on stderr.")
+]
+
+
+def run(
+    experiment: ExperimentFile,
+    site: SiteFiles,
+    out: Out = None,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train over sites on this machine, each paying from its own privacy budget.
+
+    Data is checked and cached first, then you see what each site will pay and are asked once.
+
+    Example:
+
+    $ cohortium run configs/hippocampus.yaml --site north/site.yaml --site lab/site.yaml
+    """
+    loaded = load_experiment(experiment)
+    folder = out or show.new_folder(Path("runs"), loaded.name)
+    carry_out(loaded, site, out=folder, yes=yes, approver=_operator(), as_json=as_json)
+
+
+def carry_out(
+    experiment: Experiment,
+    site_files: Sequence[Path],
+    *,
+    out: Path,
+    yes: bool,
+    approver: str,
+    as_json: bool,
+) -> None:
+    """Do all of a local run with progress on stderr and results on stdout.
+
+    Raises:
+        FederationError: What the person at the screen can put right.
+    """
+    from federation.run import approve, ingest_sites, open_sites, quote, run_experiment
+
+    _require_new(out)
+    sites = open_sites(site_files)
+    with show.ingest_progress() as progress:
+        reports = ingest_sites(sites, progress)
+    show.ingest_table(sites, reports)
+    quotes = quote(experiment, sites)
+    show.quote_table(experiment, quotes)
+    refusing = [q.site for q in quotes if not q.admitted]
+    if not refusing:
+        _ask(yes, approver)
+    # A quote that does not fit is still put to the ledger, so that the refusal is on record.
+    approve(experiment, sites, approver=approver)
+    if refusing:
+        raise PrivacyBudgetError(f"Refused at: {', '.join(refusing)}. Nothing was charged.")
+    with show.run_progress(experiment, sites) as on_event:
+        summary = run_experiment(experiment, sites, out=out, on_event=on_event)
+    if as_json:
+        show.summary_json(summary)
+    else:
+        show.summary_table(summary)
+
+
+def _require_new(out: Path) -> None:
+    if out.exists() and any(out.iterdir()):
+        raise FederationError(
+            f"{out} is not empty. Results of two runs never share a folder: give another --out."
+        )
+
+
+def _ask(yes: bool, approver: str) -> None:
+    if yes:
+        show.note(f"Approved by {approver} (--yes); recorded in each site's ledger.")
+    elif not typer.confirm("Approve for every site and start?", err=True):
+        raise FederationError("Not approved. Nothing was charged and nothing was sent.")
+
+
+def _operator() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unnamed operator"

@@ -1,0 +1,278 @@
+"""What people see: progress on stderr, tables and JSON on stdout. No decisions here."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from math import isfinite, isinf
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from federation.experiment import Experiment
+from federation.messages import RoundFinished
+
+if TYPE_CHECKING:
+    from data_adapters.ingest import IngestReport
+
+    from federation.run import Quote, RunSummary
+    from federation.site import Part, Site
+
+_progress = Console(stderr=True)
+_results = Console()
+
+
+def note(text: str) -> None:
+    """Print one line beside the progress."""
+    _progress.print(text)
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """Return a folder name that says when; it is not made yet."""
+    return parent / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def layout(site_files: Sequence[Path]) -> None:
+    """Say where the simulated sites are."""
+    for path in site_files:
+        note(f"  [dim]site file[/] {path}")
+
+
+@contextmanager
+def layout_progress() -> Iterator[Callable[[int, int], None]]:
+    """Show how many simulated subjects are on disk."""
+    with _bar("Simulating subjects") as update:
+        yield update
+
+
+@contextmanager
+def ingest_progress() -> Iterator[Callable[[str, "Part", int, int], None]]:
+    """Show each site's ingest as a bar of its own."""
+    with _bars() as bars:
+        tasks: dict[str, Any] = {}
+
+        def update(site: str, part: "Part", done: int, total: int) -> None:
+            name = f"Checking {site} ({part})"
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=total)
+            bars.update(tasks[name], completed=done, total=total)
+
+        yield update
+
+
+def ingest_table(
+    sites: Sequence["Site"], reports: Mapping[str, Mapping["Part", "IngestReport"]]
+) -> None:
+    """Show what a site operator would see of their own data; it stays on this screen."""
+    table = Table(title="What each site's operator sees (never sent)", title_justify="left")
+    for heading in (
+        "site",
+        "data",
+        "format",
+        "subjects",
+        "scans",
+        "set aside",
+        "identifiers found",
+    ):
+        table.add_column(heading)
+    for site in sites:
+        for part, report in reports[site.name].items():
+            table.add_row(*_ingest_row(site, part, report))
+    _progress.print(table)
+    for site in sites:
+        for part, report in reports[site.name].items():
+            _quarantine_lines(f"{site.name} ({part})", report)
+
+
+def _ingest_row(site: "Site", part: "Part", report: "IngestReport") -> tuple[str, ...]:
+    scans = report.manifest.scans
+    found = report.identifiers_found
+    kept_out = f"{len(found)} kinds, none kept" if found else "none"
+    return (
+        site.name,
+        part,
+        report.manifest.source_kind,
+        str(len({scan.subject for scan in scans})),
+        str(len(scans)),
+        str(len(report.quarantined)),
+        kept_out,
+    )
+
+
+def _quarantine_lines(where: str, report: "IngestReport") -> None:
+    for code, count in Counter(q.code for q in report.quarantined).most_common():
+        example = next(q for q in report.quarantined if q.code == code)
+        note(f"  {where}: {count} x [yellow]{code}[/]: {example.sentence} {example.remedy}")
+
+
+def quote_table(experiment: Experiment, quotes: Sequence["Quote"]) -> None:
+    """Show what each site will pay."""
+    table = Table(title=f"What '{experiment.name}' costs each site", title_justify="left")
+    for heading in ("site", "epsilon now", "after this run", "limit", "delta", ""):
+        table.add_column(heading)
+    for q in quotes:
+        fits = "[green]fits[/]" if q.admitted else "[bold red]refused[/]"
+        table.add_row(
+            q.site, epsilon(q.spent), epsilon(q.after), epsilon(q.limit), f"{q.delta:g}", fits
+        )
+    _progress.print(table)
+
+
+@contextmanager
+def run_progress(
+    experiment: Experiment, sites: Sequence["Site"]
+) -> Iterator[Callable[[RoundFinished], None]]:
+    """Show rounds, which sites returned, public Dice, and epsilon against budget, live."""
+    bars = Progress(*_columns(), console=_progress)
+    task = bars.add_task("Training", total=experiment.algorithm.rounds)
+    latest: list[Table] = [_standing(sites, None)]
+    with Live(console=_progress, get_renderable=lambda: Group(bars, latest[0])) as live:
+
+        def on_event(event: RoundFinished) -> None:
+            bars.update(task, completed=event.round)
+            latest[0] = _standing(sites, event)
+            live.refresh()
+            if not _progress.is_terminal:
+                note(_round_line(experiment, event))
+
+        yield on_event
+
+
+def _round_line(experiment: Experiment, event: RoundFinished) -> str:
+    dice = [s["dice"] for s in event.scores.values() if "dice" in s]
+    mean = f", Dice on public subjects {sum(dice) / len(dice):.3f}" if dice else ""
+    refused = "".join(f", {site} refused: {code}" for site, code in event.refused.items())
+    returned = f"{len(event.returned)} sites returned" if event.round else "before training"
+    return f"round {event.round} of {experiment.algorithm.rounds}: {returned}{mean}{refused}"
+
+
+def _standing(sites: Sequence["Site"], event: RoundFinished | None) -> Table:
+    table = Table()
+    for heading in ("site", "this round", "Dice (public)", "epsilon spent", "of"):
+        table.add_column(heading)
+    for site in sites:
+        score = event.scores.get(site.name, {}).get("dice", float("nan")) if event else float("nan")
+        spent, limit = site.ledger.spent_epsilon, site.ledger.policy.epsilon
+        table.add_row(
+            site.name, _state(event, site.name), dice(score), _meter(spent, limit), epsilon(limit)
+        )
+    return table
+
+
+def _state(event: RoundFinished | None, site: str) -> str:
+    if event is None or event.round == 0:
+        return "[dim]ready[/]"
+    if site in event.refused:
+        return f"[red]refused: {event.refused[site]}[/]"
+    return "[green]returned[/]" if site in event.returned else "[dim]no reply[/]"
+
+
+def _meter(spent: float, limit: float) -> str:
+    filled = 12 if isinf(spent) else min(12, round(12 * spent / limit))
+    return f"{'█' * filled}{'░' * (12 - filled)} {epsilon(spent)}"
+
+
+def summary_table(summary: "RunSummary") -> None:
+    """Print the end of a run: the table, then what to look at next."""
+    table = Table(title=f"{summary.experiment.name}: {summary.seconds:.0f} s", title_justify="left")
+    for heading in ("site", "Dice before", "Dice after", "epsilon spent", "epsilon left"):
+        table.add_column(heading, justify="left" if heading == "site" else "right")
+    for s in summary.sites:
+        left = 0.0 if isinf(s.spent) else max(0.0, s.limit - s.spent)
+        table.add_row(s.site, dice(s.before), dice(s.after), epsilon(s.spent), epsilon(left))
+    _results.print(table)
+    _results.print(
+        "Dice is on subjects that each site declares public; epsilon is the filter's state."
+    )
+    for line in _next_steps(summary):
+        _results.print(line, soft_wrap=True, highlight=False)
+
+
+def _next_steps(summary: "RunSummary") -> list[str]:
+    ledgers = [f"  {s.site}: {s.ledger}" for s in summary.sites]
+    return [
+        f"Model: {summary.out / 'model.safetensors'}, registered in MLflow as "
+        f"{summary.tracked.model_name} version {summary.tracked.model_version}",
+        "Open MLflow:",
+        f"  mlflow ui --backend-store-uri {summary.store}",
+        "Each site's ledger:",
+        *ledgers,
+        "Verify the ledgers (recomputes epsilon with another accountant):",
+        f"  {summary.verify_command}",
+    ]
+
+
+def summary_json(summary: "RunSummary") -> None:
+    """Print the summary as one JSON object."""
+    value = {
+        "format": "cohortium-run/1",
+        "run": summary.run,
+        "experiment": summary.experiment.name,
+        "experiment_digest": summary.experiment.digest(),
+        "seconds": round(summary.seconds, 1),
+        "out": str(summary.out),
+        "mlflow": summary.store,
+        "verify": summary.verify_command,
+        "sites": [
+            {
+                "site": s.site,
+                "dice_before": _number(s.before),
+                "dice_after": _number(s.after),
+                "epsilon_spent": _number(s.spent),
+                "epsilon_limit": s.limit,
+                "fingerprint": s.fingerprint,
+                "ledger": str(s.ledger),
+            }
+            for s in summary.sites
+        ],
+    }
+    _results.file.write(json.dumps(value, indent=1) + "\n")
+
+
+def _number(value: float) -> float | str | None:
+    if isinf(value):
+        return "infinite"
+    return value if isfinite(value) else None
+
+
+def epsilon(value: float) -> str:
+    """Return epsilon with two decimals, rounded up, or the infinity sign."""
+    return "∞ (no privacy)" if isinf(value) else f"{value + 0.00499999:.2f}"
+
+
+def dice(value: float) -> str:
+    """Return a Dice score with three decimals, or a dash."""
+    return f"{value:.3f}" if isfinite(value) else "-"
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    with _bars() as bars:
+        task = bars.add_task(title, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def _bars() -> Progress:
+    return Progress(*_columns(), console=_progress)
+
+
+def _columns() -> tuple[Any, ...]:
+    return (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )

@@ -1,0 +1,150 @@
+"""The experiment: everything about a run that is public. It travels, and its digest names it."""
+
+from math import prod
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from data_adapters.inputs import InputSpec
+from federation.canonical import digest
+from federation.documents import Strict, load_document
+from models.specs import ModelSpec, UNetSpec
+
+Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f]+$")]
+Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Probability = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class SegmentationTask(Strict):
+    """Give each voxel one of ``classes``; the first is the background."""
+
+    kind: Literal["segmentation"] = "segmentation"
+    classes: tuple[Name, ...] = Field(min_length=2, max_length=256)
+
+    @model_validator(mode="after")
+    def _classes_differ(self) -> "SegmentationTask":
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("two classes have the same name; give each its own")
+        return self
+
+
+class DiceCrossEntropy(Strict):
+    """Soft Dice over all classes plus cross-entropy, equal weights, mean over a subject."""
+
+    kind: Literal["dice_ce"] = "dice_ce"
+
+
+class Sgd(Strict):
+    """Plain stochastic gradient descent, no momentum."""
+
+    kind: Literal["sgd"] = "sgd"
+    learning_rate: Positive
+
+
+class Adam(Strict):
+    """Adam (arXiv 1412.6980) at its usual betas; its state starts afresh each round."""
+
+    kind: Literal["adam"] = "adam"
+    learning_rate: Positive
+
+
+class FedAvg(Strict):
+    """Federated averaging (arXiv 1602.05629) with equal weights for sites.
+
+    Attributes:
+        steps_per_round: Optimiser steps at each site in each round.
+        min_sites: A round with fewer valid updates ends the run with an error.
+        retries: Lost rounds that may be repeated; each costs a round more, so the noise is
+            calibrated for ``rounds + retries``.
+    """
+
+    kind: Literal["fedavg"] = "fedavg"
+    rounds: Annotated[int, Field(ge=1, le=10_000)]
+    steps_per_round: Annotated[int, Field(ge=1, le=100_000)]
+    min_sites: Annotated[int, Field(ge=1, le=1_000)] = 1
+    retries: Annotated[int, Field(ge=0, le=1_000)] = 0
+
+
+class SubjectDP(Strict):
+    """Differential privacy of each site's subjects, for the whole run, retries included.
+
+    Attributes:
+        unit: What one privacy unit is: a subject with all of its images.
+        adjacency: Neighbouring data sets differ by one subject added or removed.
+        sampling_rate: Probability with which each subject enters a step, independently.
+        expected_batch: Public constant that the noised sum is divided by, subjects.
+        clip_norm: Largest L2 norm of one subject's gradient.
+    """
+
+    kind: Literal["subject_dp"] = "subject_dp"
+    unit: Literal["subject"] = "subject"
+    adjacency: Literal["add_or_remove_one"] = "add_or_remove_one"
+    epsilon: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+    delta: Annotated[float, Field(gt=0, lt=0.1, allow_inf_nan=False)]
+    sampling_rate: Probability
+    expected_batch: Positive
+    clip_norm: Positive = 1.0
+
+
+class NoPrivacy(Strict):
+    """No protection: epsilon is infinite. A site's policy forbids it unless it says otherwise."""
+
+    kind: Literal["none"] = "none"
+    sampling_rate: Probability
+    expected_batch: Positive
+
+
+Optimizer = Annotated[Sgd | Adam, Field(discriminator="kind")]
+Privacy = Annotated[SubjectDP | NoPrivacy, Field(discriminator="kind")]
+
+
+class Experiment(Strict):
+    """One federated experiment. See ``configs/demo.yaml`` for a commented one."""
+
+    format: Literal["cohortium-experiment/1"]
+    name: Identifier
+    purpose: Annotated[str, Field(min_length=1, max_length=1_000)]
+    task: SegmentationTask
+    input: InputSpec
+    model: ModelSpec
+    loss: DiceCrossEntropy = DiceCrossEntropy()
+    optimizer: Optimizer
+    algorithm: FedAvg
+    privacy: Privacy
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    def digest(self) -> str:
+        """Return ``"sha256:<hex>"`` over every field, defaults written out."""
+        return digest(self.model_dump(mode="json"))
+
+    @model_validator(mode="after")
+    def _model_fits_input(self) -> "Experiment":
+        if self.model.spatial_dims != self.input.spatial_dims:
+            raise ValueError(
+                f"model.spatial_dims is {self.model.spatial_dims} but input kind "
+                f"'{self.input.kind}' gives {self.input.spatial_dims}-D images"
+            )
+        factor = _downsampling(self.model)
+        if any(size % factor for size in self.input.shape):
+            raise ValueError(
+                f"the input shape {self.input.shape} must divide by {factor}, what the model "
+                "downsamples by, along every axis"
+            )
+        return self
+
+
+def _downsampling(model: ModelSpec) -> int:
+    if isinstance(model, UNetSpec):
+        return prod(model.strides)
+    return int(2 ** (len(model.blocks_down) - 1))
+
+
+def load_experiment(path: Path) -> Experiment:
+    """Read an experiment file.
+
+    Raises:
+        FederationError: Missing or invalid; says which key and what would do.
+    """
+    return load_document(path, Experiment, "experiment")

@@ -1,0 +1,128 @@
+"""Flower records, read strictly: each check names the field and the limit it found broken.
+
+Arrays travel as raw little-endian bytes, not as NumPy files: a NumPy header can claim any size
+and ``numpy.load`` allocates it before looking at the data.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+MAX_TENSORS = 10_000
+MAX_TENSOR_DIMENSIONS = 8
+MAX_NAME_LENGTH = 200
+MAX_TEXT_LENGTH = 65_536
+MAX_WEIGHTS_BYTES = 2 * 1024**3
+MAX_SCORES = 1_000
+
+FLOAT32 = "cohortium.float32.little-endian"
+SAFETENSORS = "cohortium.safetensors"
+
+_Record = TypeVar("_Record", ArrayRecord, ConfigRecord, MetricRecord)
+_Float32 = npt.NDArray[np.float32]
+
+
+class MalformedRecordError(ValueError):
+    """A record is not what the wire format asks for; ``wire`` decides who may hear why."""
+
+
+def check(condition: bool, complaint: str) -> None:
+    """Raise ``MalformedRecordError`` with the complaint unless the condition holds."""
+    if not condition:
+        raise MalformedRecordError(complaint)
+
+
+def check_keys(found: Any, expected: set[str], what: str) -> None:
+    """Refuse missing and unknown keys alike; unknown names are counted, not repeated."""
+    missing = sorted(expected - set(found))
+    extra = len(set(found) - expected)
+    check(not missing, f"{what} lacks {', '.join(missing)}")
+    check(not extra, f"{what} holds {extra} unknown fields")
+
+
+def record(records: RecordDict, name: str, kind: type[_Record]) -> _Record:
+    """Return one record of the expected type."""
+    found = records[name]
+    if not isinstance(found, kind):
+        raise MalformedRecordError(f"record {name!r} is not a {kind.__name__}")
+    return found
+
+
+def fields(config: ConfigRecord, kinds: Mapping[str, type], what: str) -> dict[str, Any]:
+    """Return the values of a record that must hold exactly these keys with exactly these types.
+
+    Exactly, since ``True`` is an ``int`` to Python but not to a ledger.
+    """
+    check_keys(config, set(kinds), what)
+    for key, kind in kinds.items():
+        value = config[key]
+        check(type(value) is kind, f"{what}: {key} is not {kind.__name__}")
+        if isinstance(value, str):
+            check(len(value) <= MAX_TEXT_LENGTH, f"{what}: {key} exceeds {MAX_TEXT_LENGTH}")
+    return dict(config)
+
+
+def check_name(name: str, what: str) -> None:
+    """Refuse names that are empty, long, or could rewrite a terminal."""
+    check(0 < len(name) <= MAX_NAME_LENGTH, f"{what}: a name must have 1 to {MAX_NAME_LENGTH}")
+    check(name.isprintable(), f"{what}: a name holds control characters")
+
+
+def from_weights(weights: Mapping[str, _Float32]) -> ArrayRecord:
+    """Encode named float32 arrays, in their order."""
+    return ArrayRecord({name: _from_array(array) for name, array in weights.items()})
+
+
+def _from_array(array: _Float32) -> Array:
+    data = np.ascontiguousarray(array, dtype="<f4").tobytes()
+    return Array(dtype="float32", shape=tuple(array.shape), stype=FLOAT32, data=data)
+
+
+def to_weights(arrays: ArrayRecord) -> dict[str, _Float32]:
+    """Decode named float32 arrays; every value must be finite."""
+    check(0 < len(arrays) <= MAX_TENSORS, f"there must be 1 to {MAX_TENSORS} weights")
+    num_bytes = sum(len(array.data) for array in arrays.values())
+    check(num_bytes <= MAX_WEIGHTS_BYTES, f"weights exceed {MAX_WEIGHTS_BYTES} bytes")
+    for name in arrays:
+        check_name(name, "weights")
+    return {name: _to_array(name, array) for name, array in arrays.items()}
+
+
+def _to_array(name: str, array: Array) -> _Float32:
+    check(array.dtype == "float32" and array.stype == FLOAT32, f"weight {name!r} is not float32")
+    shape = array.shape
+    check(len(shape) <= MAX_TENSOR_DIMENSIONS, f"weight {name!r} has {len(shape)} dimensions")
+    check(all(type(n) is int and n >= 0 for n in shape), f"weight {name!r} has no valid shape")
+    check(len(array.data) == 4 * math.prod(shape), f"weight {name!r} does not fill its shape")
+    values = np.frombuffer(array.data, dtype="<f4").reshape(shape).astype(np.float32)
+    check(bool(np.isfinite(values).all()), f"weight {name!r} holds NaN or infinity")
+    return values
+
+
+def from_payload(payload: bytes) -> ArrayRecord:
+    """Carry bytes as they are. In an Array, since Flower sends large Arrays in chunks."""
+    array = Array(dtype="uint8", shape=(len(payload),), stype=SAFETENSORS, data=payload)
+    return ArrayRecord({"payload": array})
+
+
+def to_payload(arrays: ArrayRecord) -> bytes:
+    """Return the carried bytes."""
+    check_keys(arrays, {"payload"}, "update")
+    array = arrays["payload"]
+    check(array.dtype == "uint8" and array.stype == SAFETENSORS, "update is not safetensors bytes")
+    check(array.shape == (len(array.data),), "update does not fill its shape")
+    check(len(array.data) <= MAX_WEIGHTS_BYTES, f"update exceeds {MAX_WEIGHTS_BYTES} bytes")
+    return array.data
+
+
+def to_scores(metrics: MetricRecord) -> dict[str, float]:
+    """Decode named finite floats."""
+    check(len(metrics) <= MAX_SCORES, f"more than {MAX_SCORES} scores")
+    for name, value in metrics.items():
+        check_name(name, "scores")
+        check(type(value) is float and math.isfinite(value), f"score {name!r} is not finite")
+    return {name: value for name, value in metrics.items() if isinstance(value, float)}

@@ -1,0 +1,94 @@
+"""What a hub checks before it lets an update into the average. A failure refuses that update."""
+
+import numpy as np
+
+from federation.canonical import digest_bytes
+from federation.errors import FederationError
+from federation.ledger.receipts import Receipt
+from federation.messages import Description, TrainReply, TrainRequest, Weights
+from models.errors import ModelError
+from models.weights import weights_from_bytes
+
+# What safetensors adds: a length, and about 100 bytes of JSON a tensor besides its name.
+_OVERHEAD_BYTES = 65_536
+_OVERHEAD_BYTES_PER_TENSOR = 512
+
+
+def checked_update(request: TrainRequest, site: Description, reply: TrainReply) -> Weights:
+    """Return the update of a reply that answers this request and fits this model.
+
+    Raises:
+        FederationError: The reply must not be averaged; the message says what is wrong with it
+            in public terms.
+    """
+    _check_receipt(request, site, reply)
+    _check_size(request, reply)
+    try:
+        update = weights_from_bytes(reply.payload)
+    except ModelError as error:
+        raise FederationError("the update is not float32 weights in safetensors") from error
+    _check_fits(request.weights, update)
+    return update
+
+
+def _check_receipt(request: TrainRequest, site: Description, reply: TrainReply) -> None:
+    """A receipt must be for exactly this work, and signed, else it proves nothing about it."""
+    try:
+        receipt = Receipt.from_json(dict(reply.receipt))
+    except ValueError as error:
+        raise FederationError("the receipt is malformed") from error
+    expected = {
+        "site": site.site,
+        "public_key": site.public_key,
+        "commitment": site.commitment,
+        "experiment_digest": request.experiment_digest,
+        "run": request.run,
+        "round": request.round,
+        "attempt": request.attempt,
+        "request_digest": request.digest(),
+        "update_digest": digest_bytes(reply.payload),
+    }
+    wrong = [name for name, value in expected.items() if getattr(receipt, name) != value]
+    if wrong:
+        raise FederationError(f"the receipt's {', '.join(wrong)} do not match this round")
+    if not receipt.verify():
+        raise FederationError("the receipt's signature is not valid")
+
+
+def _check_size(request: TrainRequest, reply: TrainReply) -> None:
+    num_names = sum(len(name) for name in request.weights)
+    limit_bytes = (
+        sum(array.nbytes for array in request.weights.values())
+        + num_names
+        + _OVERHEAD_BYTES
+        + _OVERHEAD_BYTES_PER_TENSOR * len(request.weights)
+    )
+    if len(reply.payload) > limit_bytes:
+        raise FederationError(
+            f"the update has {len(reply.payload)} bytes, this model allows {limit_bytes}"
+        )
+
+
+def _check_fits(weights: Weights, update: Weights) -> None:
+    if update.keys() != weights.keys():
+        num_wrong = len(update.keys() ^ weights.keys())
+        raise FederationError(f"{num_wrong} weight names differ from the model's")
+    for name, start in weights.items():
+        if update[name].shape != start.shape:
+            raise FederationError(
+                f"weight {name!r} has shape {update[name].shape}, expected {start.shape}"
+            )
+        _check_finite(name, start, update[name])
+
+
+def _check_finite(name: str, start: np.ndarray, change: np.ndarray) -> None:
+    """Check the update, and the model it alone would make.
+
+    If each update alone keeps the weights finite, so does their mean: it lies between them.
+    """
+    if not np.isfinite(change).all():
+        raise FederationError(f"weight {name!r} holds NaN or infinity")
+    with np.errstate(over="ignore"):
+        alone = start + change
+    if not np.isfinite(alone).all():
+        raise FederationError(f"weight {name!r} is too large: the model would overflow float32")

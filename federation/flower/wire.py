@@ -1,0 +1,258 @@
+"""Messages between hub and site as Flower records, and back. Nothing here is ever unpickled.
+
+A request that is not exactly what the format asks for raises ``Refused("invalid_request")``; a
+reply that is not raises ``FederationError``. Format 1:
+
+==================  =======================================================================
+describe request    ``request``: format, experiment_digest, run
+train request       ``request``: the same, round, attempt; ``weights``: raw float32 arrays
+evaluate request    ``request``: format, experiment_digest, run, round; ``weights``
+description         ``description``: texts; ``versions``: texts
+train reply         ``reply``: receipt (canonical JSON); ``update``: safetensors bytes
+evaluate reply      ``scores``: floats
+refusal             ``refusal``: code
+==================  =======================================================================
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from federation.canonical import canonical_json
+from federation.errors import FederationError, Refused
+from federation.flower import records
+from federation.flower.records import MalformedRecordError, check
+from federation.messages import (
+    REFUSAL_CODES,
+    DescribeRequest,
+    Description,
+    EvaluateReply,
+    EvaluateRequest,
+    TrainReply,
+    TrainRequest,
+)
+
+FORMAT = 1
+MAX_ROUNDS = 1_000_000
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_RUN = re.compile(r"[0-9a-f]{8,64}")
+_PUBLIC_KEY = re.compile(r"[0-9a-f]{64}")
+_RUN_FIELDS: dict[str, type] = {"format": int, "experiment_digest": str, "run": str}
+_DESCRIPTION_FIELDS = (
+    "site",
+    "public_key",
+    "commitment",
+    "dataset",
+    "source_kind",
+    "modality",
+    "num_subjects",
+    "licence",
+)
+_Reply = TypeVar("_Reply")
+
+
+# Requests: written by the hub, read by a site.
+
+
+def encode_describe_request(request: DescribeRequest) -> RecordDict:
+    """Ask for a description."""
+    return RecordDict({"request": _run_config(request)})
+
+
+def decode_describe_request(content: RecordDict) -> DescribeRequest:
+    """Read a description request, or raise ``Refused``."""
+    with _refusing():
+        records.check_keys(content, {"request"}, "message")
+        return DescribeRequest(**_run_fields(content, {}))
+
+
+def encode_train_request(request: TrainRequest) -> RecordDict:
+    """Ask for one round of training."""
+    config = _run_config(request, round=request.round, attempt=request.attempt)
+    return RecordDict({"request": config, "weights": records.from_weights(request.weights)})
+
+
+def decode_train_request(content: RecordDict) -> TrainRequest:
+    """Read a training request, or raise ``Refused``."""
+    with _refusing():
+        records.check_keys(content, {"request", "weights"}, "message")
+        values = _run_fields(content, {"round": 1, "attempt": 1})
+        return TrainRequest(**values, weights=_weights(content))
+
+
+def encode_evaluate_request(request: EvaluateRequest) -> RecordDict:
+    """Ask for scores on public subjects."""
+    config = _run_config(request, round=request.round)
+    return RecordDict({"request": config, "weights": records.from_weights(request.weights)})
+
+
+def decode_evaluate_request(content: RecordDict) -> EvaluateRequest:
+    """Read an evaluation request, or raise ``Refused``."""
+    with _refusing():
+        records.check_keys(content, {"request", "weights"}, "message")
+        values = _run_fields(content, {"round": 0})
+        return EvaluateRequest(**values, weights=_weights(content))
+
+
+# Replies: written by a site, read by the hub.
+
+
+def encode_refusal(code: str) -> RecordDict:
+    """Decline with one of ``REFUSAL_CODES``; any other text becomes ``round_failed``."""
+    known = code if code in REFUSAL_CODES else "round_failed"
+    return RecordDict({"refusal": ConfigRecord({"code": known})})
+
+
+def encode_description(description: Description) -> RecordDict:
+    """Send a site's public statement."""
+    texts = {name: getattr(description, name) for name in _DESCRIPTION_FIELDS}
+    return RecordDict(
+        {
+            "description": ConfigRecord(texts),
+            "versions": ConfigRecord(dict(description.versions)),
+        }
+    )
+
+
+def decode_description(content: RecordDict) -> Description:
+    """Read a statement; raises ``Refused`` if the site declined, ``FederationError`` if garbled."""
+    return _reply(content, "description", _description)
+
+
+def encode_train_reply(reply: TrainReply) -> RecordDict:
+    """Send the outbox bytes, unchanged, and their receipt."""
+    receipt = canonical_json(dict(reply.receipt)).decode()
+    return RecordDict(
+        {
+            "reply": ConfigRecord({"receipt": receipt}),
+            "update": records.from_payload(reply.payload),
+        }
+    )
+
+
+def decode_train_reply(content: RecordDict) -> TrainReply:
+    """Read an update; raises ``Refused`` if the site declined, ``FederationError`` if garbled."""
+    return _reply(content, "update", _train_reply)
+
+
+def encode_evaluate_reply(reply: EvaluateReply) -> RecordDict:
+    """Send scores."""
+    metrics = MetricRecord()
+    metrics.update({name: float(value) for name, value in reply.scores.items()})
+    return RecordDict({"scores": metrics})
+
+
+def decode_evaluate_reply(content: RecordDict) -> EvaluateReply:
+    """Read scores; raises ``Refused`` if the site declined, ``FederationError`` if garbled."""
+    return _reply(content, "scores", _evaluate_reply)
+
+
+# How requests are read.
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
+    except MalformedRecordError as error:
+        raise Refused("invalid_request", str(error)) from error
+
+
+def _run_config(
+    request: DescribeRequest | TrainRequest | EvaluateRequest, **numbers: int
+) -> ConfigRecord:
+    return ConfigRecord(
+        {
+            "format": FORMAT,
+            "experiment_digest": request.experiment_digest,
+            "run": request.run,
+            **numbers,
+        }
+    )
+
+
+def _run_fields(content: RecordDict, minimum_of: dict[str, int]) -> dict[str, Any]:
+    """Read ``request``: the fields all requests share and the integers named with a minimum."""
+    config = records.record(content, "request", ConfigRecord)
+    kinds: dict[str, type] = _RUN_FIELDS | dict.fromkeys(minimum_of, int)
+    values = records.fields(config, kinds, "request")
+    check(values.pop("format") == FORMAT, f"request: format is not {FORMAT}")
+    check(bool(_DIGEST.fullmatch(values["experiment_digest"])), "request: no sha256 digest")
+    check(bool(_RUN.fullmatch(values["run"])), "request: run is not 8 to 64 hex digits")
+    for name, minimum in minimum_of.items():
+        check(minimum <= values[name] <= MAX_ROUNDS, f"request: {name} is out of range")
+    return values
+
+
+def _weights(content: RecordDict) -> dict[str, Any]:
+    return records.to_weights(records.record(content, "weights", ArrayRecord))
+
+
+# How replies are read.
+
+
+def _reply(content: RecordDict, what: str, read: Callable[[RecordDict], _Reply]) -> _Reply:
+    try:
+        if "refusal" in content:
+            raise Refused(_refusal_code(content))
+        return read(content)
+    except MalformedRecordError as error:
+        raise FederationError(f"The site's {what} reply is malformed: {error}.") from error
+
+
+def _refusal_code(content: RecordDict) -> str:
+    records.check_keys(content, {"refusal"}, "refusal message")
+    config = records.record(content, "refusal", ConfigRecord)
+    code = records.fields(config, {"code": str}, "refusal")["code"]
+    check(code in REFUSAL_CODES, "refusal: unknown code")
+    return str(code)
+
+
+def _description(content: RecordDict) -> Description:
+    records.check_keys(content, {"description", "versions"}, "message")
+    config = records.record(content, "description", ConfigRecord)
+    texts = records.fields(config, dict.fromkeys(_DESCRIPTION_FIELDS, str), "description")
+    for name, text in texts.items():
+        check(text.isprintable(), f"description: {name} holds control characters")
+    records.check_name(texts["site"], "description")
+    check(bool(_PUBLIC_KEY.fullmatch(texts["public_key"])), "description: no Ed25519 public key")
+    return Description(**texts, versions=_versions(content))
+
+
+def _versions(content: RecordDict) -> dict[str, str]:
+    config = records.record(content, "versions", ConfigRecord)
+    check(len(config) <= records.MAX_SCORES, "versions: too many")
+    versions = records.fields(config, dict.fromkeys(config, str), "versions")
+    for text in (*versions, *versions.values()):
+        records.check_name(text, "versions")
+    return versions
+
+
+def _train_reply(content: RecordDict) -> TrainReply:
+    records.check_keys(content, {"reply", "update"}, "message")
+    config = records.record(content, "reply", ConfigRecord)
+    text = records.fields(config, {"receipt": str}, "reply")["receipt"]
+    payload = records.to_payload(records.record(content, "update", ArrayRecord))
+    return TrainReply(payload, _receipt(text))
+
+
+def _receipt(text: str) -> dict[str, Any]:
+    """Parse canonical JSON only: one receipt has one text, so duplicate keys cannot hide."""
+    try:
+        value = json.loads(text)
+        canonical = canonical_json(value).decode()
+    except (ValueError, RecursionError) as error:
+        raise MalformedRecordError("receipt is not JSON") from error
+    check(isinstance(value, dict), "receipt is not a JSON object")
+    check(canonical == text, "receipt is not canonical JSON")
+    return dict(value)
+
+
+def _evaluate_reply(content: RecordDict) -> EvaluateReply:
+    records.check_keys(content, {"scores"}, "message")
+    return EvaluateReply(records.to_scores(records.record(content, "scores", MetricRecord)))

@@ -1,0 +1,57 @@
+"""Updates as they were released, so that the same request gets the same bytes again."""
+
+from pathlib import Path
+
+from federation.canonical import canonical_json, digest_bytes
+from federation.errors import LedgerError
+from federation.files import private_folder, write_atomically
+from federation.ledger.book import Charge
+from federation.ledger.receipts import Receipt
+
+
+class Outbox:
+    """A folder beside the ledger, with a payload and a receipt for each release."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def payload_path(self, charge: Charge) -> Path:
+        """Return where this charge's payload lies; the name tells nothing about the data."""
+        return self._folder / f"{charge.seq:08d}-{charge.hash[-16:]}.update"
+
+    def receipt_path(self, charge: Charge) -> Path:
+        """Return where this charge's receipt lies."""
+        return self.payload_path(charge).with_suffix(".receipt.json")
+
+    def put_payload(self, charge: Charge, payload: bytes) -> str:
+        """Keep the payload, durably, and return its digest."""
+        private_folder(self._folder)
+        write_atomically(self.payload_path(charge), payload)
+        return digest_bytes(payload)
+
+    def put_receipt(self, charge: Charge, receipt: Receipt) -> None:
+        """Keep the receipt for people; the ledger can derive it again at any time."""
+        path = self.receipt_path(charge)
+        if not path.exists():
+            write_atomically(path, canonical_json(receipt.to_json()) + b"\n")
+
+    def payload(self, charge: Charge, update_digest: str) -> bytes:
+        """Return the stored payload.
+
+        Raises:
+            LedgerError: It is gone, or not what was released.
+        """
+        path = self.payload_path(charge)
+        try:
+            payload = path.read_bytes()
+        except OSError as error:
+            raise LedgerError(
+                f"The released update {path} cannot be read ({error.strerror}). Restore the "
+                "outbox from backup, or ask the hub for a new attempt."
+            ) from error
+        if digest_bytes(payload) != update_digest:
+            raise LedgerError(
+                f"{path} is not the update that was released. It is not sent. Restore the outbox "
+                "from backup, or ask the hub for a new attempt."
+            )
+        return payload

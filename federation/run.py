@@ -1,0 +1,278 @@
+"""One experiment over sites on this machine: prepare, quote, approve, run, record.
+
+The command line, the notebook and the tests all call these functions in this order:
+``open_sites`` -> ``ingest_sites`` -> ``quote`` -> ``approve`` -> ``run_experiment``.
+"""
+
+import json
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from data_adapters.ingest import IngestReport
+
+from federation.errors import FederationError
+from federation.experiment import Experiment
+from federation.files import write_atomically
+from federation.flower.client_app import client_app
+from federation.flower.grid import LocalGrid
+from federation.flower.server_app import RunResult, RunStoppedError, run_rounds
+from federation.ledger.filter import BudgetPolicy, FilterState
+from federation.messages import RoundFinished, Weights
+from federation.privacy.plan import PrivacyPlan, make_plan
+from federation.rounds import LocalRounds
+from federation.site import Part, Site, open_site
+from federation.tracking.log import log_run
+from federation.tracking.runs import LoggedRun, TrackedModel, TrackedRun
+from federation.tracking.store import open_store
+from federation.training import initial_weights, require_data_fits
+from models.weights import weights_to_bytes
+
+Watcher = Callable[[RoundFinished], None]
+
+
+@dataclass(frozen=True)
+class Quote:
+    """What an experiment would cost one site, in the state of that site's filter.
+
+    Attributes:
+        spent, after, limit: Epsilon before the run, after all of its charges, and at most.
+        admitted: Whether the site's policy and budget allow it.
+    """
+
+    site: str
+    spent: float
+    after: float
+    limit: float
+    delta: float
+    admitted: bool
+
+
+@dataclass(frozen=True)
+class SiteOutcome:
+    """One site's line of the final table. Scores are on its public subjects."""
+
+    site: str
+    before: float
+    after: float
+    spent: float
+    limit: float
+    fingerprint: str
+    ledger: Path
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run left behind, for people and programs."""
+
+    run: str
+    experiment: Experiment
+    weights: Weights
+    events: tuple[RoundFinished, ...]
+    sites: tuple[SiteOutcome, ...]
+    seconds: float
+    out: Path
+    store: str
+    tracked: LoggedRun
+
+    @property
+    def verify_command(self) -> str:
+        """Return the complete command with which anybody can check the ledgers."""
+        ledgers = " ".join(str(site.ledger) for site in self.sites)
+        trust, receipts = self.out / "trust.txt", self.out / "receipts.json"
+        return f"cohortium audit verify --trust {trust} --receipts {receipts} {ledgers}"
+
+
+def open_sites(paths: Sequence[Path]) -> list[Site]:
+    """Open every site file.
+
+    Raises:
+        FederationError: A file is invalid, or two sites share a name or a state folder.
+    """
+    sites = [open_site(path) for path in paths]
+    for what, values in (
+        ("name", [s.name for s in sites]),
+        ("state folder", [str(s.config.state.resolve()) for s in sites]),
+    ):
+        twice = sorted({v for v in values if values.count(v) > 1})
+        if twice:
+            raise FederationError(f"Two sites have the {what} {twice[0]}. Give each its own.")
+    return sites
+
+
+def ingest_sites(
+    sites: Sequence[Site], progress: Callable[[str, Part, int, int], None] | None = None
+) -> dict[str, dict[Part, IngestReport]]:
+    """Gate and cache every site's data; safe to repeat. Returns the reports by site and part."""
+    reports: dict[str, dict[Part, IngestReport]] = {}
+    for site in sites:
+        parts: tuple[Part, ...] = ("protected", "public") if site.has_public else ("protected",)
+        reports[site.name] = {part: site.ingest(part, _for(site, part, progress)) for part in parts}
+    return reports
+
+
+def _for(
+    site: Site, part: Part, progress: Callable[[str, Part, int, int], None] | None
+) -> Callable[[int, int], None] | None:
+    if progress is None:
+        return None
+    return lambda done, total: progress(site.name, part, done, total)
+
+
+def quote(experiment: Experiment, sites: Sequence[Site]) -> list[Quote]:
+    """Return what each site would pay if every permitted round were charged.
+
+    Raises:
+        DataError: The experiment does not fit a site's data. ModelError: The network cannot be
+            built, or may not be trained under privacy.
+    """
+    plan = make_plan(experiment)
+    initial_weights(experiment)
+    for site in sites:
+        require_data_fits(experiment, site)
+    return [_quote(plan, site) for site in sites]
+
+
+def _quote(plan: PrivacyPlan, site: Site) -> Quote:
+    state, policy = site.ledger.state, site.ledger.policy
+    whole = plan.round_event.times(plan.charges)
+    return Quote(
+        site=site.name,
+        spent=state.spent_epsilon(policy),
+        after=state.after(whole).spent_epsilon(policy),
+        limit=policy.epsilon,
+        delta=policy.delta,
+        admitted=state.admits(policy, whole),
+    )
+
+
+def approve(experiment: Experiment, sites: Sequence[Site], *, approver: str) -> None:
+    """Record each site's approval in its ledger.
+
+    Raises:
+        PrivacyBudgetError: A site's policy or budget does not allow it; nothing was charged.
+    """
+    plan = make_plan(experiment)
+    for site in sites:
+        site.approve(experiment, plan, approver=approver)
+
+
+def run_experiment(
+    experiment: Experiment,
+    sites: Sequence[Site],
+    *,
+    out: Path,
+    on_event: Watcher | None = None,
+) -> RunSummary:
+    """Run every round of an approved experiment and record it under ``out``.
+
+    Raises:
+        FederationError: Fewer sites than the experiment's minimum took part in a round. What
+            sites were charged stands, and their receipts are in ``out``.
+    """
+    started = time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+    grid = LocalGrid({site.name: client_app(LocalRounds(site)) for site in sites})
+    run = secrets.token_hex(16)
+    try:
+        result = run_rounds(
+            grid,
+            experiment_digest=experiment.digest(),
+            run=run,
+            weights=initial_weights(experiment),
+            rounds=experiment.algorithm.rounds,
+            min_sites=experiment.algorithm.min_sites,
+            on_event=on_event,
+        )
+    except RunStoppedError as stopped:
+        _keep_evidence(out, sites, stopped.receipts)
+        raise
+    _keep_evidence(out, sites, result.receipts)
+    write_atomically(out / "model.safetensors", weights_to_bytes(result.weights), mode=0o644)
+    store = open_store(out.resolve() / "mlflow")
+    tracked = log_run(_tracked(experiment, result, run, store))
+    seconds = time.monotonic() - started
+    return RunSummary(
+        run=run,
+        experiment=experiment,
+        weights=result.weights,
+        events=result.events,
+        sites=tuple(_outcome(site, result.events) for site in sites),
+        seconds=seconds,
+        out=out,
+        store=store,
+        tracked=tracked,
+    )
+
+
+def _keep_evidence(out: Path, sites: Sequence[Site], receipts: Sequence[dict[str, Any]]) -> None:
+    """Write what an auditor starts from: the receipts, and the keys by which sites are known."""
+    text = json.dumps(list(receipts), indent=1, sort_keys=True)
+    write_atomically(out / "receipts.json", text.encode(), mode=0o644)
+    lines = [f"{site.name} {site.key.fingerprint}\n" for site in sites]
+    note = "# Site keys as this run saw them. Compare with what each site gave you itself.\n"
+    write_atomically(out / "trust.txt", (note + "".join(lines)).encode(), mode=0o644)
+
+
+def _outcome(site: Site, events: Sequence[RoundFinished]) -> SiteOutcome:
+    return SiteOutcome(
+        site=site.name,
+        before=_dice(events[0], site.name),
+        after=_dice(events[-1], site.name),
+        spent=site.ledger.spent_epsilon,
+        limit=site.ledger.policy.epsilon,
+        fingerprint=site.key.fingerprint,
+        ledger=site.ledger.path,
+    )
+
+
+def _dice(event: RoundFinished, site: str) -> float:
+    return event.scores.get(site, {}).get("dice", float("nan"))
+
+
+def _tracked(experiment: Experiment, result: RunResult, run: str, store: str) -> TrackedRun:
+    plan = make_plan(experiment)
+    values = experiment.model_dump(mode="json")
+    return TrackedRun(
+        store=store,
+        experiment=experiment.name,
+        name=f"{experiment.name}-{run[:8]}",
+        parameters=values | {"noise_multiplier": plan.noise_multiplier},
+        experiment_yaml=yaml.safe_dump(values, sort_keys=False),
+        experiment_digest=experiment.digest(),
+        events=result.events,
+        descriptions=result.descriptions,
+        receipts=result.receipts,
+        heads={receipt["site"]: receipt["head_after"] for receipt in result.receipts},
+        model=TrackedModel(
+            spec=values["model"],
+            classes=experiment.task.classes,
+            weights=result.weights,
+            input_example=_synthetic_input(experiment),
+        ),
+        tags={"run": run} | _epsilon_tags(plan, result.receipts),
+    )
+
+
+def _epsilon_tags(plan: PrivacyPlan, receipts: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Return what this run cost each site, from its receipts (not what the site spent before)."""
+    if not plan.is_private:
+        return {f"epsilon/{receipt['site']}": "infinite" for receipt in receipts}
+    policy, rounds = BudgetPolicy.of(plan.epsilon, plan.delta), Counter(r["site"] for r in receipts)
+    cost = {
+        site: FilterState().after(plan.round_event.times(n)).spent_epsilon(policy)
+        for site, n in rounds.items()
+    }
+    return {f"epsilon/{site}": f"{value:.4f}" for site, value in cost.items()}
+
+
+def _synthetic_input(experiment: Experiment) -> "np.ndarray[Any, np.dtype[np.float32]]":
+    """Return one image of noise, (1, 1, *shape): an example that shows no one."""
+    random = np.random.default_rng(experiment.seed)
+    return random.standard_normal((1, 1, *experiment.input.shape), dtype=np.float32)

@@ -1,0 +1,255 @@
+"""Record a finished run in MLflow: parameters, metrics, data sets, evidence and the model."""
+
+import json
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import fmean
+from typing import Any, TypeVar
+
+from federation.errors import FederationError
+from federation.messages import RoundFinished
+from federation.tracking.runs import LoggedRun, TrackedModel, TrackedRun
+from federation.tracking.store import artifact_location, quiet_mlflow
+from models.weights import weights_to_bytes
+
+with quiet_mlflow():
+    import mlflow
+    import mlflow.pyfunc
+    from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
+    from mlflow.telemetry import set_telemetry_client
+    from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+
+    from federation.tracking.dataset import SiteDataset
+
+# MONAI imports MLflow wherever both are installed, maybe before our switches were set. This
+# reads them again, and drops a client that was made without them.
+set_telemetry_client()
+
+ALIAS = "newest"
+MODEL_ARTIFACT = "model"
+
+# MLflow's limits: entries a batch, and characters of a parameter or tag value.
+_METRICS_PER_BATCH = 1000
+_ENTRIES_PER_BATCH = 100
+_MAX_VALUE_LENGTH = 5000
+
+_T = TypeVar("_T")
+
+
+def log_run(run: TrackedRun) -> LoggedRun:
+    """Record ``run``, register its model, and return where.
+
+    Raises:
+        FederationError: The store cannot be used, or the model does not load and predict.
+    """
+    with quiet_mlflow(), _using(run.store):
+        try:
+            client = MlflowClient(tracking_uri=run.store, registry_uri=run.store)
+            return _log(client, run)
+        except MlflowException as error:
+            raise FederationError(
+                f"MLflow could not record the run in {run.store}: {error}. The run's own results "
+                "are not affected. Choose another store folder or repair this one."
+            ) from error
+
+
+def _log(client: MlflowClient, run: TrackedRun) -> LoggedRun:
+    with _finished_or_failed(client, _new_run(client, run)) as run_id:
+        _log_entries(client, run_id, run)
+        _log_datasets(client, run_id, run)
+        _log_evidence(client, run_id, run)
+        info = _log_model(run_id, run.model)
+        name, number = _register(client, run_id, info, run)
+    return LoggedRun(run_id, name, number, f"models:/{name}/{number}")
+
+
+@contextmanager
+def _using(uri: str) -> Iterator[None]:
+    """Point MLflow's global at the store, and back: only its fluent API logs models."""
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type] # None: back to not set
+
+
+@contextmanager
+def _finished_or_failed(client: MlflowClient, run_id: str) -> Iterator[str]:
+    try:
+        yield run_id
+    except BaseException:
+        client.set_terminated(run_id, "FAILED")
+        raise
+    client.set_terminated(run_id, "FINISHED")
+
+
+def _new_run(client: MlflowClient, run: TrackedRun) -> str:
+    """Create the run by the client, which adds no user name, host path or repository."""
+    found = client.get_experiment_by_name(run.experiment)
+    if found is not None and found.lifecycle_stage == "deleted":
+        raise FederationError(
+            f"Experiment {run.experiment!r} was deleted in {run.store}. Restore it with "
+            f"`mlflow experiments restore -x {found.experiment_id}`, or use another store."
+        )
+    experiment_id = (
+        client.create_experiment(run.experiment, artifact_location=artifact_location(run.store))
+        if found is None
+        else found.experiment_id
+    )
+    return str(client.create_run(experiment_id, run_name=run.name).info.run_id)
+
+
+def _log_entries(client: MlflowClient, run_id: str, run: TrackedRun) -> None:
+    params = [Param(_key(name), text) for name, text in _flat(run.parameters)]
+    tags = [RunTag(_key(name), text) for name, text in _tags(run).items()]
+    metrics = list(_metrics(run.events))
+    for some_params in _batches(params, _ENTRIES_PER_BATCH):
+        client.log_batch(run_id, params=some_params)
+    for some_tags in _batches(tags, _ENTRIES_PER_BATCH):
+        client.log_batch(run_id, tags=some_tags)
+    for some_metrics in _batches(metrics, _METRICS_PER_BATCH):
+        client.log_batch(run_id, metrics=some_metrics)
+
+
+def _tags(run: TrackedRun) -> dict[str, str]:
+    return {"experiment_digest": run.experiment_digest, **run.tags}
+
+
+def _metrics(events: Iterable[RoundFinished]) -> Iterator[Metric]:
+    """Yield scores by site and their mean over sites, and how many sites a round had."""
+    now_ms = int(time.time() * 1000)
+    for event in events:
+        values = {
+            "num_sites_returned": float(len(event.returned)),
+            "num_sites_refused": float(len(event.refused)),
+        }
+        by_name: dict[str, list[float]] = {}
+        for site, scores in event.scores.items():
+            for name, score in scores.items():
+                values[f"{site}/{name}"] = score
+                by_name.setdefault(name, []).append(score)
+        values |= {f"mean/{name}": fmean(scores) for name, scores in by_name.items()}
+        for name, value in values.items():
+            yield Metric(_key(name), value, now_ms, event.round)
+
+
+def _log_datasets(client: MlflowClient, run_id: str, run: TrackedRun) -> None:
+    context = [InputTag(MLFLOW_DATASET_CONTEXT, "training")]
+    inputs = [
+        DatasetInput(SiteDataset(site)._to_mlflow_entity(), tags=context)
+        for site in run.descriptions
+    ]
+    client.log_inputs(run_id, datasets=inputs)
+
+
+def _log_evidence(client: MlflowClient, run_id: str, run: TrackedRun) -> None:
+    client.log_text(run_id, run.experiment_yaml, "experiment.yaml")
+    for name, value in {
+        "receipts.json": [dict(receipt) for receipt in run.receipts],
+        "heads.json": dict(run.heads),
+        "rounds.json": [asdict(event) for event in run.events],
+        "sites.json": [asdict(site) for site in run.descriptions],
+    }.items():
+        client.log_text(run_id, json.dumps(value, indent=1, sort_keys=True), name)
+
+
+def _log_model(run_id: str, model: TrackedModel) -> Any:
+    """Log the model with a signature that comes from loading it and predicting once.
+
+    From a neutral folder, since MLflow writes the paths it was given into the model.
+    """
+    with tempfile.TemporaryDirectory(prefix="model-") as folder, mlflow.start_run(run_id=run_id):
+        staged = _staged(model, Path(folder))
+        info = mlflow.pyfunc.log_model(
+            name=MODEL_ARTIFACT,
+            python_model=staged["code"],
+            artifacts={"weights": staged["weights"], "model": staged["model"]},
+            input_example=model.input_example,
+            pip_requirements=_requirements(),
+        )
+    if info.signature is None:
+        raise FederationError(
+            "The trained model could not be loaded and run on its input example, so it was not "
+            "registered. Check that the example's shape is one the network accepts."
+        )
+    return info
+
+
+def _staged(model: TrackedModel, folder: Path) -> dict[str, str]:
+    files = {
+        "code": folder / "served_model.py",
+        "weights": folder / "weights.safetensors",
+        "model": folder / "model.json",
+    }
+    shutil.copyfile(Path(__file__).with_name("served_model.py"), files["code"])
+    files["weights"].write_bytes(weights_to_bytes(model.weights))
+    description = {"spec": dict(model.spec), "classes": list(model.classes)}
+    files["model"].write_text(json.dumps(description, indent=1), encoding="utf-8")
+    return {name: str(path) for name, path in files.items()}
+
+
+def _requirements() -> list[str]:
+    """Name what loading needs. Given, so that MLflow does not start a process to find out."""
+    names = ("cohortium", "mlflow", "monai", "numpy", "safetensors", "torch")
+    return [_pinned(name) for name in names]
+
+
+def _pinned(name: str) -> str:
+    try:
+        return f"{name}=={version(name).partition('+')[0]}"
+    except PackageNotFoundError:
+        return name
+
+
+def _register(client: MlflowClient, run_id: str, info: Any, run: TrackedRun) -> tuple[str, str]:
+    name = re.sub(r"[/:]", "-", run.experiment)
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+            raise
+    registered = client.create_model_version(
+        name, info.model_uri, run_id, tags=_tags(run), model_id=info.model_id
+    )
+    number = str(registered.version)
+    client.set_registered_model_alias(name, ALIAS, number)
+    return name, number
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield ``a.b`` names and texts of nested JSON values.
+
+    >>> list(_flat({"a": {"b": 1, "c": [1, 2]}, "d": "x"}))
+    [('a.b', '1'), ('a.c', '[1, 2]'), ('d', 'x')]
+    """
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value)
+            yield f"{prefix}{name}", text[:_MAX_VALUE_LENGTH]
+
+
+def _key(name: str) -> str:
+    """Return the name with characters that MLflow refuses in names replaced.
+
+    >>> _key("ward-a/dice (grey)")
+    'ward-a/dice _grey_'
+    """
+    return re.sub(r"[^/\w.\- :]", "_", name)
+
+
+def _batches(items: list[_T], size: int) -> Iterator[list[_T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,228 @@
+"""Training at one site, and scoring on subjects that the site declares public. No flwr here."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.data import DataLoader
+from monai.losses import DiceLoss
+from monai.metrics import compute_dice
+from torch import nn
+from torch.nn.functional import cross_entropy, one_hot
+
+from data_adapters.subjects import Record, SubjectDataset
+from federation.experiment import Adam, Experiment
+from federation.privacy.engine import SubjectOptimizer, subject_gradient
+from federation.privacy.plan import PrivacyPlan
+from federation.privacy.random import Randomness
+from federation.privacy.sampling import PoissonSubjects
+from federation.site import Part, Site
+from models.build import build_network, load_weights, weights_of
+from models.dp_safe import require_dp_safe
+
+Weights = dict[str, npt.NDArray[np.float32]]
+
+
+def default_device() -> torch.device:
+    """Return CUDA where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def initial_weights(experiment: Experiment) -> Weights:
+    """Return the weights that every site starts from, drawn from the experiment's seed.
+
+    Raises:
+        ModelError: The network cannot be built, or may not be trained under privacy.
+    """
+    return weights_of(_network(experiment))
+
+
+def require_data_fits(experiment: Experiment, site: Site) -> None:
+    """Check that the experiment's classes and grid suit a site's cached data.
+
+    Raises:
+        DataError: Says which classes or which grid, and what to change.
+    """
+    parts: tuple[Part, ...] = ("protected", "public") if site.has_public else ("protected",)
+    for part in parts:
+        open_dataset(experiment, site, part).scans(0)
+
+
+def open_dataset(experiment: Experiment, site: Site, part: Part) -> SubjectDataset:
+    """Return one part of a site's data as the experiment sees it.
+
+    Raises:
+        DataError: The classes differ. FederationError: Nothing was ingested yet.
+    """
+    return SubjectDataset(
+        site.cache(part), site.manifest(part), experiment.input, experiment.task.classes
+    )
+
+
+def train_locally(
+    experiment: Experiment,
+    plan: PrivacyPlan,
+    weights: Mapping[str, npt.NDArray[np.float32]],
+    dataset: SubjectDataset,
+    *,
+    randomness: Randomness,
+) -> Weights:
+    """Run one round's steps at one site and return the update (local minus global weights).
+
+    Under a private plan everything in the return value has been noised; buffers and frozen
+    parameters come back as exactly zero.
+
+    Raises:
+        ModelError: The weights do not fit the experiment's network.
+    """
+    network = _network(experiment)
+    load_weights(network, weights)
+    network.to(default_device()).train()
+    loader = DataLoader(
+        dataset,
+        batch_sampler=PoissonSubjects(len(dataset), plan.sampling_rate, plan.steps, randomness),
+        collate_fn=list,
+    )
+    take_step = _private_stepper if plan.is_private else _plain_stepper
+    step = take_step(experiment, plan, network, randomness)
+    for records in loader:
+        step(records)
+    return _update(network, weights, only_trained=plan.is_private)
+
+
+def _network(experiment: Experiment) -> nn.Module:
+    network = build_network(
+        experiment.model, num_classes=len(experiment.task.classes), seed=experiment.seed
+    )
+    if experiment.privacy.kind == "subject_dp":
+        require_dp_safe(network)
+    return network
+
+
+def _optimizer(experiment: Experiment, network: nn.Module) -> torch.optim.Optimizer:
+    spec, parameters = experiment.optimizer, _trainable(network)
+    if isinstance(spec, Adam):
+        return torch.optim.Adam(parameters, lr=spec.learning_rate)
+    return torch.optim.SGD(parameters, lr=spec.learning_rate)
+
+
+def _trainable(network: nn.Module) -> list[nn.Parameter]:
+    return [p for p in network.parameters() if p.requires_grad]
+
+
+def _private_stepper(
+    experiment: Experiment, plan: PrivacyPlan, network: nn.Module, randomness: Randomness
+) -> Any:
+    optimizer = SubjectOptimizer(_optimizer(experiment, network), plan=plan, randomness=randomness)
+    parameters = _trainable(network)
+
+    def step(records: Sequence[Record]) -> None:
+        for record in records:
+            loss = loss_per_image(network, [record]).mean()
+            optimizer.add_subject(subject_gradient(loss, parameters))
+        optimizer.release_step()
+
+    return step
+
+
+def _plain_stepper(
+    experiment: Experiment, plan: PrivacyPlan, network: nn.Module, _: Randomness
+) -> Any:
+    optimizer = _optimizer(experiment, network)
+
+    def step(records: Sequence[Record]) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        if records:
+            per_image = loss_per_image(network, records)
+            shares = torch.cat([torch.full((len(r.images),), 1 / len(r.images)) for r in records])
+            (per_image * shares.to(per_image)).sum().div(plan.expected_batch).backward()
+        optimizer.step()
+
+    return step
+
+
+def loss_per_image(network: nn.Module, records: Sequence[Record]) -> torch.Tensor:
+    """Return Dice loss + cross-entropy of each image of the records, shape (images,).
+
+    Dice (Milletari 2016, arXiv 1606.04797) is over all classes of one image, never over a batch.
+    """
+    device = next(network.parameters()).device
+    images = torch.cat([r.images for r in records]).to(device)
+    labels = torch.cat([r.labels for r in records]).to(device)
+    logits = network(images)
+    targets = _one_hot(labels, logits.shape[1])
+    dice = DiceLoss(softmax=True, reduction="none")(logits, targets).flatten(1).mean(1)
+    entropy = cross_entropy(logits, targets, reduction="none").flatten(1).mean(1)
+    return dice + entropy
+
+
+def _one_hot(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """Turn class indices (B, *shape) into float one-hot (B, C, *shape)."""
+    return one_hot(labels.long(), num_classes).movedim(-1, 1).float()
+
+
+def _update(
+    network: nn.Module, weights: Mapping[str, npt.NDArray[np.float32]], *, only_trained: bool
+) -> Weights:
+    """Return trained minus received weights; what no noised step touched is exactly zero."""
+    trained = {name for name, p in network.named_parameters() if p.requires_grad}
+    return {
+        name: np.zeros_like(value)
+        if only_trained and name not in trained
+        else (value - weights[name]).astype(np.float32)
+        for name, value in weights_of(network).items()
+    }
+
+
+@torch.no_grad()
+def score(
+    experiment: Experiment,
+    weights: Mapping[str, npt.NDArray[np.float32]],
+    public: SubjectDataset,
+) -> dict[str, float]:
+    """Return mean Dice over public subjects: ``dice`` and ``dice/<class>`` without background.
+
+    Each scan is scored as one volume; a subject's Dice is the mean over its scans, and a class
+    that is absent from a scan's labels is left out of that scan's mean.
+    """
+    network = _network(experiment)
+    load_weights(network, weights)
+    network.to(default_device()).eval()
+    subjects = [_subject_dice(network, public, i) for i in range(len(public))]
+    per_class = np.nanmean(np.stack(subjects), axis=0)
+    names = experiment.task.classes[1:]
+    scores = {f"dice/{name}": float(d) for name, d in zip(names, per_class, strict=True)}
+    return {"dice": float(np.nanmean(per_class)), **scores}
+
+
+def _subject_dice(
+    network: nn.Module, public: SubjectDataset, subject: int
+) -> npt.NDArray[np.float64]:
+    scans = [_scan_dice(network, record) for record in public.scans(subject)]
+    stacked: npt.NDArray[np.float64] = np.nanmean(np.stack(scans), axis=0)
+    return stacked
+
+
+def _scan_dice(network: nn.Module, record: Record) -> npt.NDArray[np.float64]:
+    logits = network(record.images.to(next(network.parameters()).device))
+    predicted = _one_hot(logits.argmax(1).cpu(), logits.shape[1])
+    truth = _one_hot(record.labels, logits.shape[1])
+    # All images of the scan side by side are one volume: (1, C, images, *shape).
+    dice = compute_dice(
+        predicted.movedim(0, 1)[None], truth.movedim(0, 1)[None], include_background=False
+    )
+    values: npt.NDArray[np.float64] = dice[0].numpy().astype(np.float64)
+    return values
+
+
+def predict(
+    experiment: Experiment, weights: Mapping[str, npt.NDArray[np.float32]], images: torch.Tensor
+) -> npt.NDArray[np.int64]:
+    """Return class indices (B, *shape) for normalised images (B, 1, *shape)."""
+    network = _network(experiment)
+    load_weights(network, weights)
+    with torch.no_grad():
+        classes: npt.NDArray[np.int64] = network.eval()(images).argmax(1).numpy()
+    return classes

@@ -1,0 +1,143 @@
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from federation.canonical import digest_bytes
+from federation.ledger.filter import PoissonGaussian
+from federation.ledger.keys import SiteKey
+from federation.ledger.receipts import Receipt
+from federation.messages import (
+    DescribeRequest,
+    Description,
+    EvaluateReply,
+    EvaluateRequest,
+    TrainReply,
+    TrainRequest,
+)
+from models.weights import weights_to_bytes
+
+EXPERIMENT = "sha256:" + "e" * 64
+RUN = "0123456789abcdef"
+SOME_DIGEST = "sha256:" + "d" * 64
+KEY = SiteKey(Ed25519PrivateKey.generate())
+
+
+def pytest_configure(config):
+    # flwr imports typer, which still asks click for a name that click 8.4 deprecated.
+    config.addinivalue_line("filterwarnings", r"ignore:'click\..*deprecated:DeprecationWarning")
+
+
+def first_weights():
+    # Not in alphabetical order, and with an empty tensor.
+    return {
+        "unet.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "a.bias": np.zeros(2, dtype=np.float32),
+        "scale": np.array([2.5], dtype=np.float32),
+        "none": np.zeros((0, 4), dtype=np.float32),
+    }
+
+
+def update_like(weights, step):
+    return {name: np.full_like(array, step) for name, array in weights.items()}
+
+
+@dataclass
+class FakeSite:
+    """A site whose every update adds ``step`` to every weight."""
+
+    name: str
+    step: float = 1.0
+    change_update: Callable[[dict], dict] = lambda update: update
+    change_receipt: Callable[[Receipt], Receipt] = lambda receipt: receipt
+    fails: Mapping[str, Exception] = field(default_factory=dict)
+    seen: list = field(default_factory=list)
+
+    def _begin(self, kind, request):
+        self.seen.append((kind, request))
+        if kind in self.fails:
+            raise self.fails[kind]
+
+    @property
+    def commitment(self):
+        return "sha256:" + hashlib.sha256(self.name.encode()).hexdigest()
+
+    def describe(self, request: DescribeRequest) -> Description:
+        self._begin("describe", request)
+        return Description(
+            site=self.name,
+            public_key=KEY.public_bytes.hex(),
+            commitment=self.commitment,
+            dataset="simulated brains",
+            source_kind="dicom",
+            modality="MR",
+            num_subjects="about 50",
+            licence="CC0-1.0",
+            versions={"torch": "2.13.0"},
+        )
+
+    def train(self, request: TrainRequest) -> TrainReply:
+        self._begin("train", request)
+        payload = weights_to_bytes(self.change_update(update_like(request.weights, self.step)))
+        receipt = Receipt(
+            site=self.name,
+            public_key=KEY.public_bytes.hex(),
+            ledger=SOME_DIGEST,
+            experiment_digest=request.experiment_digest,
+            plan_digest=SOME_DIGEST,
+            run=request.run,
+            round=request.round,
+            attempt=request.attempt,
+            request_digest=request.digest(),
+            event=PoissonGaussian(sampling_rate=0.25, noise_multiplier=1.42, steps=5),
+            commitment=self.commitment,
+            charge_seq=request.round,
+            head_before=SOME_DIGEST,
+            head_after=SOME_DIGEST,
+            update_digest=digest_bytes(payload),
+            versions={},
+        )
+        return TrainReply(payload, self.change_receipt(receipt).signed(KEY).to_json())
+
+    def evaluate(self, request: EvaluateRequest) -> EvaluateReply:
+        self._begin("evaluate", request)
+        return EvaluateReply({"dice": float(request.weights["a.bias"][0]), "dice/grey matter": 0.5})
+
+
+@pytest.fixture
+def weights():
+    return first_weights()
+
+
+@pytest.fixture
+def experiment_digest():
+    return EXPERIMENT
+
+
+@pytest.fixture
+def run_id():
+    return RUN
+
+
+@pytest.fixture
+def site():
+    """The class, to make sites with: ``site("ward-a", step=2.0)``."""
+    return FakeSite
+
+
+@pytest.fixture
+def over():
+    """Run rounds over fake sites in this process: ``over(sites, rounds=3)``."""
+    from federation.flower.client_app import client_app
+    from federation.flower.grid import LocalGrid
+    from federation.flower.server_app import run_rounds
+
+    def run(sites, *, rounds=1, min_sites=1, wrap=lambda grid: grid, **more):
+        grid = LocalGrid({one.name: client_app(one) for one in sites})
+        terms = {"experiment_digest": EXPERIMENT, "run": RUN, "weights": first_weights()}
+        return run_rounds(wrap(grid), **(terms | more), rounds=rounds, min_sites=min_sites)
+
+    return run

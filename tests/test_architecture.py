@@ -1,0 +1,136 @@
+"""The rooms of the house: who may import whom, and what never appears in the code."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ROOMS = ("federation", "models", "data_adapters")
+MAY_IMPORT = {
+    "data_adapters": set(),
+    "models": set(),
+    "federation": {"data_adapters", "models"},
+}
+ONLY_IN = {"flwr": "federation/flower/", "mlflow": "federation/tracking/"}
+
+# Order inside federation/: a module may import what stands at or before its own place.
+ORDER = (
+    {"errors", "canonical", "files", "documents", "configs_folder", "__init__"},
+    {"experiment", "messages"},
+    {"ledger"},
+    {"privacy"},
+    {"audit"},
+    {"site", "algorithms"},
+    {"training"},
+    {"rounds"},
+    {"flower", "tracking"},
+    {"run", "demo"},
+    {"cli"},
+)
+# The ledger's event and policy types are what a privacy plan is made of, so ledger comes first.
+AUDIT_MAY_IMPORT = {"audit", "ledger", "errors", "canonical", "files", "experiment"}
+
+
+def modules() -> list[Path]:
+    return [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def place(module: str) -> int | None:
+    return next((i for i, names in enumerate(ORDER) if module in names), None)
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", modules(), ids=relative)
+class TestModule:
+    def test_imports_only_rooms_it_may(self, path):
+        room = relative(path).split("/")[0]
+        foreign = {name.split(".")[0] for name in imports_of(path)} & set(ROOMS) - {room}
+        assert foreign <= MAY_IMPORT[room]
+
+    def test_heavy_packages_stay_in_their_one_place(self, path):
+        tops = {name.split(".")[0] for name in imports_of(path)}
+        for package, folder in ONLY_IN.items():
+            assert package not in tops or relative(path).startswith(folder)
+
+    def test_is_at_most_500_lines(self, path):
+        assert len(path.read_text().splitlines()) <= 500
+
+    def test_runs_no_text_as_code_and_unpickles_nothing(self, path):
+        tree = ast.parse(path.read_text())
+        called = {
+            n.func.id
+            for n in ast.walk(tree)
+            if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+        }
+        assert not called & {"eval", "exec", "compile", "__import__"}
+        tops = {name.split(".")[0] for name in imports_of(path)}
+        assert not tops & {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
+
+    def test_noise_never_comes_from_a_seeded_generator(self, path):
+        if "federation/privacy" in relative(path):
+            text = path.read_text()
+            assert "np.random" not in text and "torch.randn" not in text and "seed(" not in text
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in modules() if relative(p).startswith("federation/")], ids=relative
+)
+def test_imports_inside_federation_run_one_way(path):
+    parts = Path(relative(path)).with_suffix("").parts
+    own = place(parts[1])
+    assert own is not None, f"{parts[1]} has no place in ORDER"
+    for name in imports_of(path):
+        pieces = name.split(".")
+        if pieces[0] != "federation" or len(pieces) < 2:
+            continue
+        other = place(pieces[1])
+        if other is None or pieces[1] == parts[1]:
+            continue
+        assert other <= own, f"{relative(path)} imports {name}"
+        if parts[1] == "audit":
+            assert pieces[1] in AUDIT_MAY_IMPORT, f"{relative(path)} imports {name}"
+
+
+def modules_loaded_by(statement: str) -> set[str]:
+    script = f"import sys; {statement}; print('\\n'.join(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd="/"
+    )
+    return {line.split(".")[0] for line in done.stdout.splitlines()}
+
+
+def test_importing_the_packages_imports_neither_flower_nor_mlflow():
+    loaded = modules_loaded_by("import federation, models, data_adapters")
+    assert not loaded & {"flwr", "mlflow", "torch", "monai", "opacus"}
+
+
+def test_reading_an_experiment_and_making_its_plan_needs_no_torch():
+    loaded = modules_loaded_by("import federation.experiment, federation.privacy.plan")
+    assert not loaded & {"flwr", "mlflow", "torch", "monai", "opacus"}
+
+
+def test_verifying_needs_no_torch():
+    loaded = modules_loaded_by("import federation.audit.verify, federation.cli.audit")
+    assert not loaded & {"flwr", "mlflow", "torch", "monai", "opacus"}
+
+
+def test_the_guard_fires_on_a_planted_import(tmp_path):
+    planted = tmp_path / "planted.py"
+    planted.write_text("def f():\n    from flwr.app import Message\n")
+    assert "flwr" in {name.split(".")[0] for name in imports_of(planted)}
