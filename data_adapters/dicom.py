@@ -75,7 +75,11 @@ class DicomCandidate:
     def _segmentation(self) -> Instance:
         if len(self.segmentations) > 1:
             raise Unusable("SEVERAL_SEGMENTATIONS")
-        return self.segmentations[0]
+        segmentation = self.segmentations[0]
+        # A slice lost at an end leaves an even grid; only the segmentation remembers it.
+        if set(segmentation.referenced_instances) - {image.instance for image in self.images}:
+            raise Unusable("MISSING_SLICES")
+        return segmentation
 
 
 def discover_dicom(source: DicomSource) -> Discovery:
@@ -88,8 +92,9 @@ def discover_dicom(source: DicomSource) -> Discovery:
     paired, orphans = _pair(images, segmentations)
     names = source.class_names()
     values = {label: names.index(name) for label, name in source.classes.items()}
+    crowded = Counter(f for series in images.values() for f in {i.path.parent for i in series})
     candidates = [
-        DicomCandidate(_where(series, source.path), series, paired.get(uid, ()), values)
+        DicomCandidate(_where(series, crowded, source.path), series, paired.get(uid, ()), values)
         for uid, series in images.items()
     ]
     found.quarantined += [
@@ -127,7 +132,7 @@ class _Found:
         except Exception:  # a damaged header can raise anything, and the text may quote it
             self.quarantined.append(Unusable("UNREADABLE_FILE").at(relative(path, root)))
             return
-        if _media_class(header) == DICOMDIR:
+        if instance.sop_class == DICOMDIR:
             self.num_indexes += 1
             return
         self.identifiers.update(identifiers)
@@ -150,11 +155,6 @@ class _Found:
             )
 
 
-def _media_class(header: object) -> str:
-    meta = getattr(header, "file_meta", None)
-    return str(getattr(meta, "MediaStorageSOPClassUID", ""))
-
-
 def _files(root: Path) -> list[Path]:
     return sorted(path for path in root.rglob("*") if path.is_file())
 
@@ -168,7 +168,7 @@ def _by_series(
     for instance in instances:
         if instance.sop_class in SEGMENTATIONS:
             segmentations.append(instance)
-        elif instance.photometric:
+        elif instance.photometric or instance.sop_class in SINGLE_FRAME_VOLUMES:
             series[instance.series or str(instance.path)].append(instance)
     return {uid: tuple(files) for uid, files in series.items()}, segmentations
 
@@ -204,10 +204,11 @@ def _target(segmentation: Instance, images: Mapping[str, Sequence[Instance]]) ->
     return None
 
 
-def _where(series: Sequence[Instance], root: Path) -> str:
-    """Return the file, or the folder that holds the series, relative to the source."""
+def _where(series: Sequence[Instance], crowded: Mapping[Path, int], root: Path) -> str:
+    """Return the folder, or the first file where the folder holds other series too."""
     first = min(instance.path for instance in series)
-    return relative(first if len(series) == 1 else first.parent, root)
+    alone = len(series) > 1 and crowded[first.parent] == 1
+    return relative(first.parent if alone else first, root)
 
 
 def image_series(path: Path) -> list[tuple[Instance, ...]]:

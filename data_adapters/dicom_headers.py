@@ -1,7 +1,7 @@
 """What is kept of a DICOM header: a few hundred bytes a file, whatever the header held."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,8 +37,10 @@ class Instance:
     subject: str
     study: str
     series: str
+    instance: str
     frame_of_reference: str
     referenced_series: tuple[str, ...]
+    referenced_instances: tuple[str, ...]
     burned_in: str
     position_mm: tuple[float, ...] | None
     orientation: tuple[float, ...] | None
@@ -75,7 +77,8 @@ def instance_of(path: Path, header: "Dataset") -> Instance:
     """Return what is needed of ``header``."""
     from pydicom.uid import UID
 
-    sop_class = _text(header, "SOPClassUID")
+    sop_class = _text(header, "SOPClassUID") or _media_class(header)
+    references: list[Any] = list(header.get("ReferencedSeriesSequence") or ())
     return Instance(
         path=path,
         sop_class=sop_class,
@@ -84,8 +87,17 @@ def instance_of(path: Path, header: "Dataset") -> Instance:
         subject=subject_of(header),
         study=_text(header, "StudyInstanceUID"),
         series=_text(header, "SeriesInstanceUID"),
+        instance=_text(header, "SOPInstanceUID"),
         frame_of_reference=_text(header, "FrameOfReferenceUID"),
-        referenced_series=_referenced_series(header),
+        referenced_series=_uids(references, "SeriesInstanceUID"),
+        referenced_instances=_uids(
+            [
+                image
+                for reference in references
+                for image in reference.get("ReferencedInstanceSequence") or ()
+            ],
+            "ReferencedSOPInstanceUID",
+        ),
         burned_in=_text(header, "BurnedInAnnotation").upper(),
         position_mm=_floats(header, "ImagePositionPatient", 3),
         orientation=_floats(header, "ImageOrientationPatient", 6),
@@ -155,7 +167,12 @@ def _pixel_format(header: "Dataset") -> tuple[int, ...]:
     return tuple(_int(header, keyword, -1) for keyword in keywords)
 
 
-def _referenced_series(header: "Dataset") -> tuple[str, ...]:
-    items: Any = header.get("ReferencedSeriesSequence") or ()
-    found = (_text(item, "SeriesInstanceUID") for item in items)
+def _uids(items: "Iterable[Dataset]", keyword: str) -> tuple[str, ...]:
+    found = (_text(item, keyword) for item in items)
     return tuple(uid for uid in found if uid)
+
+
+def _media_class(header: "Dataset") -> str:
+    """The file's preamble names the class again; a DICOMDIR names it only there."""
+    meta = getattr(header, "file_meta", None)
+    return str(getattr(meta, "MediaStorageSOPClassUID", ""))

@@ -67,9 +67,8 @@ def _on_grid(
     grid = highdicom.VolumeGeometry(
         image.affine_lps, image.shape_zyx, "PATIENT", image.frame_of_reference
     )
+    volume = _with_slice_step(_volume(segmentation, numbers), image)
     try:
-        volume = segmentation.get_volume(segment_numbers=numbers, combine_segments=False)
-        volume = _with_slice_step(volume, image)
         matched = volume.match_geometry(grid, tol=MATCH_TOLERANCE)
     except (RuntimeError, ValueError, IndexError):
         raise Unusable("LABEL_GRID") from None
@@ -77,6 +76,15 @@ def _on_grid(
         raise Unusable("LABEL_GRID")
     array: NDArray[Any] = matched.array
     return array
+
+
+def _volume(segmentation: "Segmentation", numbers: list[int]) -> "Volume":
+    try:
+        return segmentation.get_volume(segment_numbers=numbers, combine_segments=False)
+    except RuntimeError:  # highdicom: the frames are not one regular volume
+        raise Unusable("LABEL_GRID") from None
+    except Exception as error:  # its text may quote the header
+        raise Unusable("UNDECODABLE_PIXELS", type(error).__name__) from None
 
 
 def _with_slice_step(volume: "Volume", image: VolumeGeometry) -> "Volume":

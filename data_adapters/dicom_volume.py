@@ -2,18 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_adapters.dicom_headers import Instance
-from data_adapters.geometry import axis_steps
+from data_adapters.geometry import ORTHOGONAL_TOLERANCE
 from data_adapters.reasons import Unusable
 
 # Slices of one series repeat orientation and spacing as text; differences below this are rounding.
 ORIENTATION_TOLERANCE = 1e-4
-# 16-bit overlays hide above the stored bits in old files; only these layouts have none.
+# 1 - cosine of the angle between slice steps and their normal; past it lies gantry tilt.
+PERPENDICULAR_TOLERANCE = ORTHOGONAL_TOLERANCE**2 / 2
 KEPT_TYPES = {
     "int8": np.int16,
     "uint8": np.uint8,
@@ -51,10 +53,6 @@ def volume_geometry(series: Sequence[Instance]) -> VolumeGeometry:
     affine[:3, 1] = np.multiply(first.orientation[3:], first.spacing_yx_mm[0])
     affine[:3, 2] = np.multiply(first.orientation[:3], first.spacing_yx_mm[1])
     affine[:3, 3] = ordered[0].position_mm
-    try:
-        axis_steps(affine)
-    except ValueError:
-        raise Unusable("SHEARED_GEOMETRY") from None
     shape_zyx = (len(ordered), *first.shape_yx)
     return VolumeGeometry(ordered, affine, shape_zyx, first.frame_of_reference)
 
@@ -63,6 +61,11 @@ def _check_like(instance: Instance, first: Instance) -> None:
     numbers = (instance.position_mm, instance.orientation, instance.spacing_yx_mm)
     if instance.shape_yx is None or any(n is None or not np.all(np.isfinite(n)) for n in numbers):
         raise Unusable("NO_GEOMETRY")
+    if min(instance.spacing_yx_mm or (0,)) <= 0:
+        raise Unusable("NO_GEOMETRY")
+    row, column = np.reshape(instance.orientation or (), (2, 3))
+    if not np.allclose([row @ row, column @ column, row @ column], [1, 1, 0], atol=1e-3):
+        raise Unusable("SHEARED_GEOMETRY")
     if (
         instance.shape_yx != first.shape_yx
         or instance.frame_of_reference != first.frame_of_reference
@@ -87,9 +90,12 @@ def _in_order(series: Sequence[Instance]) -> tuple[Instance, ...]:
     orientation = list(series[0].orientation or ())
     if len({tuple(position) for position in positions}) < len(positions):
         raise Unusable("DUPLICATE_SLICES")
-    _, places = get_volume_positions(positions, orientation)
+    regular = partial(get_volume_positions, positions, orientation)
+    _, places = regular(perpendicular_tol=PERPENDICULAR_TOLERANCE)
     if places is None:
-        spacing, _ = get_volume_positions(positions, orientation, allow_missing_positions=True)
+        spacing, _ = regular(
+            perpendicular_tol=PERPENDICULAR_TOLERANCE, allow_missing_positions=True
+        )
         raise Unusable("IRREGULAR_SPACING" if spacing is None else "MISSING_SLICES")
     by_place = dict(zip(places, series, strict=True))
     return tuple(by_place[place] for place in range(len(series)))

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 # DICOM's patient axes run to the Left and Posterior (PS3.3 C.7.6.2.1.1), RAS+ to Right, Anterior.
 RAS_FROM_LPS: NDArray[np.float64] = np.diag([-1.0, -1.0, 1.0, 1.0])
-ORTHOGONAL_TOLERANCE = 1e-4
+# Cosine between two axes; 0.3 degrees, for DICOM positions are rounded decimal text.
+ORTHOGONAL_TOLERANCE = 5e-3
 
 
 def axis_steps(affine: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_adapters.geometry import zyx_affine
-from data_adapters.ome_zarr_metadata import ImageMetadata, Level, read_metadata
+from data_adapters.ome_zarr_metadata import SPATIAL, ImageMetadata, Level, read_metadata
 from data_adapters.reasons import Unusable
 from data_adapters.sources import OmeZarrSource
 from data_adapters.subject_ids import names_a_subject
@@ -29,6 +29,8 @@ KEPT_TYPES = {
     "float64": np.float32,
 }
 GRID_TOLERANCE_VOXELS = 0.05
+# A scan is held in memory whole while it is taken in.
+MAX_VOLUME_BYTES = 8 * 2**30
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,10 @@ class OmeZarrCandidate:
             raise Unusable("NO_LABELS")
         metadata = read_metadata(group)
         for candidate in metadata.levels:
-            labels = metadata.to_zyx(_array(metadata, candidate), 0)
-            if labels.shape == shape_zyx:
+            store = _open_zyx(metadata, candidate, 0)
+            if store.shape == shape_zyx:
                 _check_same_grid(candidate, level, shape_zyx)
-                return _classes(labels, self.values)
+                return _classes(_pixels(store), self.values)
         raise Unusable("LABEL_SHAPE")
 
 
@@ -107,26 +109,45 @@ def read_image(metadata: ImageMetadata, level: Level, channel: int) -> NDArray[A
     """Return one channel of one level as (z, y, x), in a type that loses nothing visible.
 
     Raises:
-        Unusable: UNDECODABLE_PIXELS, CHANNEL_MISSING, UNSUPPORTED_PIXELS or NOT_FINITE.
+        Unusable: UNDECODABLE_PIXELS, CHANNEL_MISSING, UNSUPPORTED_PIXELS, TOO_LARGE, NOT_FINITE.
     """
-    image = metadata.to_zyx(_array(metadata, level), channel)
-    if image.dtype.name not in KEPT_TYPES:
-        raise Unusable("UNSUPPORTED_PIXELS", image.dtype.name)
+    store = _open_zyx(metadata, level, channel)
+    stored_type = store.dtype.name
+    if stored_type not in KEPT_TYPES:
+        raise Unusable("UNSUPPORTED_PIXELS", stored_type)
     with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite, refused below
-        kept = np.ascontiguousarray(image, dtype=KEPT_TYPES[image.dtype.name])
-    if not np.all(np.isfinite(kept)):
+        image = np.ascontiguousarray(_pixels(store), dtype=KEPT_TYPES[stored_type])
+    if not np.all(np.isfinite(image)):
         raise Unusable("NOT_FINITE")
-    return kept
+    return image
 
 
-def _array(metadata: ImageMetadata, level: Level) -> NDArray[Any]:
+def _open_zyx(metadata: ImageMetadata, level: Level, channel: int) -> Any:
+    """Return a tensorstore whose axes are z, y, x. Nothing is read yet."""
     try:
         store = open_array(level.path, metadata.zarr_format)
+    except Exception as error:  # tensorstore's own types; the text quotes paths
+        raise Unusable("UNDECODABLE_PIXELS", type(error).__name__) from None
+    if store.ndim != len(metadata.axes) or 0 in store.shape:
+        raise Unusable("INVALID_METADATA")
+    axes = list(metadata.axes)
+    if "c" in axes:
+        place = axes.index("c")
+        if channel >= store.shape[place]:
+            raise Unusable("CHANNEL_MISSING", str(channel))
+        store = store[(slice(None),) * place + (channel,)]
+        axes.remove("c")
+    return store.transpose([axes.index(name) for name in SPATIAL])
+
+
+def _pixels(store: Any) -> NDArray[Any]:
+    # tensorstore aborts the whole process where it cannot get the memory: ask before.
+    if store.size * store.dtype.numpy_dtype.itemsize > MAX_VOLUME_BYTES:
+        raise Unusable("TOO_LARGE", f"{MAX_VOLUME_BYTES / 2**30:.0f} GiB")
+    try:
         array: NDArray[Any] = store.read().result()
     except Exception as error:  # tensorstore's own types; the text quotes paths
         raise Unusable("UNDECODABLE_PIXELS", type(error).__name__) from None
-    if array.ndim != len(metadata.axes) or 0 in array.shape:
-        raise Unusable("INVALID_METADATA")
     return array
 
 

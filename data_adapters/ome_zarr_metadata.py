@@ -59,16 +59,6 @@ class ImageMetadata:
     axes: tuple[str, ...]
     levels: tuple[Level, ...]
 
-    def to_zyx(self, array: NDArray[Any], channel: int) -> NDArray[Any]:
-        """Return a (z, y, x) view of ``array``. Raises ``Unusable`` CHANNEL_MISSING."""
-        axes = list(self.axes)
-        if "c" in axes:
-            if channel >= array.shape[axes.index("c")]:
-                raise Unusable("CHANNEL_MISSING", str(channel))
-            array = array.take(channel, axis=axes.index("c"))
-            axes.remove("c")
-        return array.transpose([axes.index(name) for name in SPATIAL])
-
 
 def read_metadata(group: Path) -> ImageMetadata:
     """Read and check the first multiscale of an image or label group.

@@ -103,6 +103,10 @@ REASONS: dict[str, Reason] = {
         "Pixels of type {detail} cannot be kept without loss.",
         "Convert to 8- or 16-bit integers or to 32-bit floats.",
     ),
+    "TOO_LARGE": Reason(
+        "One channel at full resolution is larger than {detail}.",
+        "Save a coarser level, or crops, as images of their own.",
+    ),
     "NOT_FINITE": Reason(
         "The image, or its scaling to real values, holds NaN or infinity.",
         "Replace them at the origin with a value that means the same.",

@@ -184,6 +184,8 @@ def score(
 ) -> dict[str, float]:
     """Return mean Dice over public subjects: ``dice`` and ``dice/<class>`` without background.
 
+    ``num_subjects`` says how many public subjects that is; they were declared public.
+
     Each scan is scored as one volume; a subject's Dice is the mean over its scans, and a class
     that is absent from a scan's labels is left out of that scan's mean.
     """
@@ -194,7 +196,7 @@ def score(
     per_class = np.nanmean(np.stack(subjects), axis=0)
     names = experiment.task.classes[1:]
     scores = {f"dice/{name}": float(d) for name, d in zip(names, per_class, strict=True)}
-    return {"dice": float(np.nanmean(per_class)), **scores}
+    return {"dice": float(np.nanmean(per_class)), **scores, "num_subjects": float(len(public))}
 
 
 def _subject_dice(

@@ -16,7 +16,8 @@ from federation.ledger.filter import BudgetPolicy, PoissonGaussian, event_from_j
 from federation.ledger.records import MAX_LINE_BYTES, NO_RECORD, Record, parse_record
 
 _MAX_PROBLEMS = 100
-_MAX_DISTINCT_EVENTS = 2000
+_MAX_NOTES = 20
+_MAX_TERMS = 1_000_000
 _AGREEMENT = 1e-9
 # dp-accounting takes the log of a sum near one: this much of each step's cost is its rounding.
 _ROUNDING_OF_A_STEP = 2e-15
@@ -60,6 +61,11 @@ class Replay:
         if len(self.problems) < _MAX_PROBLEMS:
             self.problems.append(text)
 
+    def note(self, text: str) -> None:
+        """Keep the first few."""
+        if len(self.notes) < _MAX_NOTES:
+            self.notes.append(text)
+
     def take(self, seq: int, line: bytes) -> None:
         """Check one line and fold it in."""
         try:
@@ -83,7 +89,7 @@ class Replay:
             self.problem(f"record {seq}: its random bits were used before")
         self._salts.add(record.salt)
         if self.head is not None and record.at < self.head.at:
-            self.notes.append(f"record {seq}: the site's clock went back")
+            self.note(f"record {seq}: the site's clock went back")
 
     def _check_seal(self, seq: int, record: Record) -> None:
         if not record.hash_matches():
@@ -158,10 +164,10 @@ class Replay:
             self.problem(f"record {seq}: its totals are not those of dp-accounting")
 
     def _add_steps(self, seq: int, event: PoissonGaussian, policy: BudgetPolicy) -> None:
-        self.steps[event.sampling_rate, event.noise_multiplier] += event.steps
-        if len(self.steps) > _MAX_DISTINCT_EVENTS:
-            self.problem(f"record {seq}: over {_MAX_DISTINCT_EVENTS} events; cost not recomputed")
+        if (len(self.steps) + 1) * sum(policy.orders) > _MAX_TERMS:
+            self.problem(f"record {seq}: too many different events to recompute in reasonable time")
             return
+        self.steps[event.sampling_rate, event.noise_multiplier] += event.steps
         step = rdp_of_one_step(event.sampling_rate, event.noise_multiplier, policy.orders)
         self.totals = tuple(
             total + event.steps * cost for total, cost in zip(self.totals, step, strict=True)

@@ -12,6 +12,7 @@ from federation.audit.replay import Replay, replay_file
 from federation.ledger.filter import BudgetPolicy, FilterState
 from federation.ledger.keys import fingerprint_of
 from federation.ledger.receipts import Receipt
+from federation.ledger.records import Record
 
 Trust = Mapping[str, str] | Collection[str]
 """Fingerprints by site name, or fingerprints alone."""
@@ -241,7 +242,7 @@ def _wrong_with(replay: Replay, receipt: Receipt, *, ledger: str, key: str) -> s
         return "the ledger does not hold its charge and release: records are missing"
     if (charge.previous, release.hash) != (receipt.head_before, receipt.head_after):
         return "the ledger's past is not the one that the site signed then"
-    if _stated(receipt) != _recorded(charge.body, release.body, approval and approval.body):
+    if _stated(receipt) != _recorded(replay, charge, approval):
         return "it states something else than the ledger"
     return ""
 
@@ -249,14 +250,16 @@ def _wrong_with(replay: Replay, receipt: Receipt, *, ledger: str, key: str) -> s
 def _stated(receipt: Receipt) -> dict[str, Any]:
     stated = receipt.to_json()
     about_chain = ("public_key", "ledger", "charge_seq", "head_before", "head_after", "signature")
-    return {name: value for name, value in stated.items() if name not in (*about_chain, "site")}
+    return {name: value for name, value in stated.items() if name not in about_chain}
 
 
-def _recorded(charge: Any, release: Any, approval: Any) -> dict[str, Any]:
+def _recorded(replay: Replay, charge: Record, approval: Record | None) -> dict[str, Any]:
     names = ("experiment_digest", "plan_digest", "run", "round", "attempt", "request_digest")
+    release = replay.releases[charge.seq].body
     return {
-        **{name: charge[name] for name in (*names, "event")},
-        "commitment": approval["commitment"] if approval else "",
+        **{name: charge.body[name] for name in (*names, "event")},
+        "site": replay.genesis.body["site"] if replay.genesis else "",
+        "commitment": approval.body["commitment"] if approval else "",
         "update_digest": release["update_digest"],
         "versions": release["versions"],
     }
@@ -264,18 +267,18 @@ def _recorded(charge: Any, release: Any, approval: Any) -> dict[str, Any]:
 
 def _note_tail(replay: Replay, receipts: list[Receipt]) -> None:
     if not receipts:
-        replay.notes.append(NOT_ANCHORED)
+        replay.note(NOT_ANCHORED)
         return
     seqs = Counter(receipt.charge_seq for receipt in receipts)
     missing = sum(1 for seq in replay.releases if seq not in seqs)
     if missing:
-        replay.notes.append(f"{missing} releases have no receipt here")
+        replay.note(f"{missing} releases have no receipt here")
     anchored = max(
         (record.seq for seq, record in replay.releases.items() if seq in seqs), default=-1
     )
     after = len(replay.hashes) - 1 - anchored
     if after > 0:
-        replay.notes.append(f"{after} records after the newest receipt are not anchored")
+        replay.note(f"{after} records after the newest receipt are not anchored")
 
 
 def _name(receipt: Receipt) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -21,20 +22,18 @@ Nothing is sent anywhere, and neither a site's key nor its images are needed.
 
 \b
 Examples:
-  cohortium audit verify --trust trust.txt --receipts receipts.json */ledger.jsonl
-  cohortium audit verify --trust SHA256:Zmh6rfhivXdsj8GLjp+OIAiXFIVu4jOzkCpZHQ1fKSU ledger.jsonl
-  cohortium audit verify --trust trust.txt --json ledger.jsonl > verdict.json
+  cohortium audit verify --trust trust.txt --receipts out/receipts.json a.jsonl
+  cohortium audit verify --trust SHA256:Zmh6...fKSU a.jsonl b.jsonl
+  cohortium audit verify --trust trust.txt --json a.jsonl > verdict.json
 
 \b
-A trust file has one site a line; ask each site for its fingerprint over another channel:
+A trust file has one site a line, as each site told you itself:
   # name     fingerprint
   hospital-a SHA256:Zmh6rfhivXdsj8GLjp+OIAiXFIVu4jOzkCpZHQ1fKSU
 
-\b
 Receipts are the JSON lists that a run leaves beside its model. Without them a site could leave
 out its newest records unnoticed.
 
-\b
 Exit status: 0 verified; 1 contradicted, or no --trust; 2 the command cannot be run as given.
 """
 
@@ -167,11 +166,11 @@ def _show(report: Report) -> None:
 
 
 def _table(verdicts: tuple[Verdict, ...]) -> Table:
-    table = Table(title="Ledgers")
-    for column in ("site", "verdict", "epsilon: limit", "filter", "dp-accounting", "PLD*"):
-        table.add_column(column)
-    for column in ("charges", "released", "refused"):
-        table.add_column(column, justify="right")
+    table = Table(title="Epsilon that was spent, recomputed", box=SIMPLE)
+    table.add_column("site", overflow="fold")
+    table.add_column("verdict", overflow="fold", min_width=12)
+    for column in ("limit", "filter", "dp-acc.", "PLD*", "charged", "sent", "refused"):
+        table.add_column(column, justify="right", no_wrap=True)
     for verdict in verdicts:
         table.add_row(*map(Text, _row(verdict)))  # Text: a ledger's words are never markup
     return table
@@ -179,15 +178,15 @@ def _table(verdicts: tuple[Verdict, ...]) -> Table:
 
 def _row(verdict: Verdict) -> tuple[str, ...]:
     policy: Any = verdict.policy
-    limit = f"{policy.epsilon:g} at delta {policy.delta:g}" if policy else "?"
+    limit = f"{policy.epsilon:g} @ {policy.delta:g}" if policy else "?"
     pld = verdict.pld.value
     return (
         verdict.site or str(verdict.path),
-        verdict.summary,
+        verdict.summary.removeprefix("consistent, "),
         limit,
-        f"{verdict.spent_epsilon:.4f}",
-        f"{verdict.rdp_epsilon:.4f}",
-        "n/a" if pld is None else f"{pld:.4f}",
+        f"{verdict.spent_epsilon:.3f}",
+        f"{verdict.rdp_epsilon:.3f}",
+        "n/a" if pld is None else f"{pld:.3f}",
         str(verdict.charges),
         str(verdict.releases),
         str(sum(verdict.refusals.values())),
@@ -196,7 +195,8 @@ def _row(verdict: Verdict) -> tuple[str, ...]:
 
 def _conclusion(report: Report) -> str:
     lines = [
-        "* PLD: if nothing had been chosen adaptively. The guarantee is the limit.",
+        "The guarantee is the limit (epsilon @ delta); filter and dp-acc. say how near it is.",
+        "* PLD: epsilon if nothing had been chosen adaptively.",
         "A receipt shows what was charged; it does not prove that noise was drawn.",
     ]
     if report.ok:

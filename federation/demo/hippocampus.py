@@ -34,6 +34,7 @@ SITES = (
     ("hippocampus-south", "dicom"),
     ("hippocampus-lab", "ome_zarr"),
 )
+POOLED = (("hippocampus-pooled", "dicom"),)
 INT16_MAX = 32_767
 
 
@@ -45,10 +46,9 @@ class Case:
     image: Path
     labels: Path
 
-    @property
-    def site(self) -> int:
-        """Return the index in ``SITES``; stable, whatever other subjects there are."""
-        return case_number(self.name) // 5 % len(SITES)
+    def dealt_to(self, num_sites: int) -> int:
+        """Return the index of this case's site; stable, whatever other subjects there are."""
+        return case_number(self.name) // 5 % num_sites
 
     @property
     def part(self) -> Part:
@@ -150,9 +150,9 @@ def to_int16(values: npt.NDArray[Any]) -> npt.NDArray[np.int16]:
     return np.rint(values * factor).astype(np.int16)
 
 
-def site_facts() -> Iterator[SiteFacts]:
-    """Yield what the three site files say, with the default budget."""
-    for site, kind in SITES:
+def site_facts(*, pooled: bool = False) -> Iterator[SiteFacts]:
+    """Yield what the site files say, with the default budget."""
+    for site, kind in POOLED if pooled else SITES:
         yield SiteFacts(
             site=site,
             kind="dicom" if kind == "dicom" else "ome_zarr",
@@ -161,14 +161,22 @@ def site_facts() -> Iterator[SiteFacts]:
             labels=LABELS,
             declared_by="Medical Segmentation Decathlon",
             reason="published data set, held back by sha256(case) mod 5 == 0",
-            subjects_between=(40, 80),
+            subjects_between=(120, 240) if pooled else (40, 80),
         )
 
 
 def lay_out_hippocampus(
-    data: Path, out: Path, *, epsilon: float = 10.0, allow_unprotected: bool = False
+    data: Path,
+    out: Path,
+    *,
+    epsilon: float = 10.0,
+    allow_unprotected: bool = False,
+    pooled: bool = False,
 ) -> list[SiteFolder]:
     """Write the three sites and return their folders.
+
+    Args:
+        pooled: Write one site that holds everything instead: what centralised training has.
 
     Raises:
         FederationError: Data missing or unreadable, or a site's folder exists already.
@@ -176,12 +184,12 @@ def lay_out_hippocampus(
     cases = find_cases(data)
     sites = [
         replace(facts, epsilon=epsilon, allow_unprotected=allow_unprotected)
-        for facts in site_facts()
+        for facts in site_facts(pooled=pooled)
     ]
     places = create_sites(out, sites)
     for case in cases:
         scan = read_case(case)
-        places[case.site].write_scan(
+        places[case.dealt_to(len(places))].write_scan(
             (case.part, case.name),
             0,
             image_zyx=scan.image_zyx,
@@ -200,6 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given.out,
             epsilon=given.epsilon,
             allow_unprotected=given.allow_unprotected,
+            pooled=given.pooled,
         )
     except FederationError as error:
         sys.stderr.write(f"Error: {error}\n")
@@ -231,6 +240,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--allow-unprotected", action="store_true", help="permit training without privacy"
+    )
+    parser.add_argument(
+        "--pooled", action="store_true", help="one site with all subjects, to compare with"
     )
     return parser
 

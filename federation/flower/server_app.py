@@ -39,7 +39,7 @@ class RunStoppedError(FederationError):
 
     Attributes:
         events: Of the rounds that finished.
-        receipts: Of the updates that were averaged: sites have paid for them.
+        receipts: Of the valid updates that arrived, averaged or not: sites have paid for them.
         descriptions: Of the sites that took part.
     """
 

@@ -37,7 +37,7 @@ class CohortStrategy(Strategy):
 
     Attributes:
         events: One per finished round; round 0 is the evaluation before training.
-        receipts: Of every update that was averaged, by round and site name.
+        receipts: Of every valid update that arrived, by round and site name.
 
     Args:
         run: Run id, 8 to 64 hex digits; sites bind what they charge to it.

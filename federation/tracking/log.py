@@ -27,7 +27,9 @@ with quiet_mlflow():
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
     from mlflow.telemetry import set_telemetry_client
+    from mlflow.tracking._tracking_service.utils import _get_store
     from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+    from sqlalchemy.exc import SQLAlchemyError
 
     from federation.tracking.dataset import SiteDataset
 
@@ -36,7 +38,7 @@ with quiet_mlflow():
 set_telemetry_client()
 
 ALIAS = "newest"
-MODEL_ARTIFACT = "model"
+MODEL_NAME = "model"
 
 # MLflow's limits: entries a batch, and characters of a parameter or tag value.
 _METRICS_PER_BATCH = 1000
@@ -54,9 +56,8 @@ def log_run(run: TrackedRun) -> LoggedRun:
     """
     with quiet_mlflow(), _using(run.store):
         try:
-            client = MlflowClient(tracking_uri=run.store, registry_uri=run.store)
-            return _log(client, run)
-        except MlflowException as error:
+            return _log(_client(run.store), run)
+        except (MlflowException, SQLAlchemyError, OSError) as error:
             raise FederationError(
                 f"MLflow could not record the run in {run.store}: {error}. The run's own results "
                 "are not affected. Choose another store folder or repair this one."
@@ -68,9 +69,17 @@ def _log(client: MlflowClient, run: TrackedRun) -> LoggedRun:
         _log_entries(client, run_id, run)
         _log_datasets(client, run_id, run)
         _log_evidence(client, run_id, run)
-        info = _log_model(run_id, run.model)
+        info = _log_model(client, run_id, run)
         name, number = _register(client, run_id, info, run)
     return LoggedRun(run_id, name, number, f"models:/{name}/{number}")
+
+
+def _client(uri: str) -> MlflowClient:
+    """Open the store. A new one gets a default experiment, which would note where we stand."""
+    location = artifact_location(uri)
+    if location is not None and not Path(location).with_name("mlflow.db").exists():
+        _get_store(uri, location)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 @contextmanager
@@ -164,18 +173,22 @@ def _log_evidence(client: MlflowClient, run_id: str, run: TrackedRun) -> None:
         client.log_text(run_id, json.dumps(value, indent=1, sort_keys=True), name)
 
 
-def _log_model(run_id: str, model: TrackedModel) -> Any:
+def _log_model(client: MlflowClient, run_id: str, run: TrackedRun) -> Any:
     """Log the model with a signature that comes from loading it and predicting once.
 
-    From a neutral folder, since MLflow writes the paths it was given into the model.
+    From a neutral folder, since MLflow writes the paths it was given into the model; and into an
+    entry made by the client, since an entry that MLflow makes itself names the user and host.
     """
+    entry = client.create_logged_model(
+        client.get_run(run_id).info.experiment_id, MODEL_NAME, run_id, tags=_tags(run)
+    )
     with tempfile.TemporaryDirectory(prefix="model-") as folder, mlflow.start_run(run_id=run_id):
-        staged = _staged(model, Path(folder))
+        staged = _staged(run.model, Path(folder))
         info = mlflow.pyfunc.log_model(
-            name=MODEL_ARTIFACT,
+            model_id=entry.model_id,
             python_model=staged["code"],
             artifacts={"weights": staged["weights"], "model": staged["model"]},
-            input_example=model.input_example,
+            input_example=run.model.input_example,
             pip_requirements=_requirements(),
         )
     if info.signature is None:

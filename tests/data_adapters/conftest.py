@@ -85,9 +85,7 @@ def take_in(tmp_path: Path) -> Callable[..., IngestReport]:
     """Ingest into one cache folder of this test."""
 
     def take(source, cache_dir: Path | None = None, **options) -> IngestReport:
-        return ingest(
-            source, cache_dir or tmp_path / "cache", pseudonymise=pseudonymise, **options
-        )
+        return ingest(source, cache_dir or tmp_path / "cache", pseudonymise=pseudonymise, **options)
 
     return take
 

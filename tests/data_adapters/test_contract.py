@@ -107,12 +107,12 @@ class SourceContract:
         assert "P-17" not in str(caught.value).replace(str(source.path), "")
 
     def test_a_missing_folder_says_where_and_the_way_out(self, source, take_in):
-        with pytest.raises(DataError, match="There is no folder .* Correct `path`"):
+        with pytest.raises(DataError, match=r"There is no folder .* Correct `path`"):
             take_in(source)
 
     def test_an_empty_folder_says_what_was_looked_for(self, source, take_in):
         source.path.mkdir()
-        with pytest.raises(DataError, match="There are no scans in .* Correct `path` and `kind`"):
+        with pytest.raises(DataError, match=r"There are no scans in .* Correct `path` and `kind`"):
             take_in(source)
 
     def test_an_unforeseen_failure_quarantines_that_scan_only(

@@ -63,9 +63,7 @@ def check_points(scan, affine, points):
         (found,) = np.argwhere(scan.image_zyx == pixel)
         (labelled,) = np.argwhere(scan.labels_zyx == label)
         np.testing.assert_array_equal(found, labelled)
-        np.testing.assert_allclose(
-            scan.affine_ras @ [*found, 1], affine @ [*index, 1], atol=1e-3
-        )
+        np.testing.assert_allclose(scan.affine_ras @ [*found, 1], affine @ [*index, 1], atol=1e-3)
 
 
 MARKERS = st.tuples(*(st.integers(0, size - 1) for size in SHAPE))

@@ -50,7 +50,7 @@ def test_a_model_of_other_dimensions_than_the_input_is_refused():
 
 def test_a_shape_that_the_model_cannot_halve_is_refused():
     values = demo_values()
-    values["input"]["shape_yx"] = [64, 81]
+    values["input"]["shape_yx"] = [80, 65]
     with pytest.raises(ValidationError, match="must divide by 2"):
         Experiment.model_validate(values)
 

@@ -83,7 +83,7 @@ class TestRequests:
     def test_with_a_wrong_field_are_refused(self, weights, field, value):
         content = wire.encode_train_request(TrainRequest(DIGEST, RUN, 1, 1, weights))
         content["request"][field] = value
-        with pytest.raises(Refused, match="^invalid_request"):
+        with pytest.raises(Refused, match=r"^invalid_request"):
             wire.decode_train_request(content)
 
     @pytest.mark.parametrize("field", ["format", "experiment_digest", "run", "round", "attempt"])

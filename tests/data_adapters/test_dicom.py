@@ -1,0 +1,346 @@
+"""Each thing that can be wrong with a DICOM study has its reason code, and stops nothing else."""
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import generate_uid
+
+from data_adapters.cache import read_scan
+from data_adapters.dicom import discover_dicom
+from data_adapters.ingest import discover
+from data_adapters.reasons import REASONS, Unusable
+from data_adapters.sources import DicomSource
+from data_adapters.writing import write_dicom_scan
+
+SLICES = ("slice_001.dcm", "slice_002.dcm", "slice_003.dcm", "slice_004.dcm")
+
+
+def edit(path, **values):
+    dataset = pydicom.dcmread(path)
+    for keyword, value in values.items():
+        if value is None:
+            del dataset[keyword]
+        else:
+            setattr(dataset, keyword, value)
+    dataset.save_as(path)
+
+
+def edit_images(folder, **values):
+    for name in SLICES:
+        edit(folder / name, **values)
+
+
+def reason(source):
+    """Return the code of the only scan in ``source``, or None where it can be read."""
+    (candidate,) = discover(source).candidates
+    try:
+        candidate.read()
+    except Unusable as refused:
+        entry = refused.at(candidate.where)
+        assert entry.code in REASONS
+        assert entry.sentence.endswith(".")
+        assert "{" not in entry.sentence
+        assert entry.remedy.endswith(".")
+        return entry.code
+    return None
+
+
+def test_a_sound_scan_is_read(put_dicom, dicom_source):
+    put_dicom()
+    assert reason(dicom_source) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "values"),
+    [
+        ("NO_SUBJECT", {"PatientID": ""}),
+        ("NO_SUBJECT", {"PatientID": "0000"}),
+        ("NO_SUBJECT", {"PatientID": None}),
+        ("BURNED_IN_ANNOTATION", {"BurnedInAnnotation": "YES"}),
+        ("BURNED_IN_UNKNOWN", {"Modality": "SC"}),
+        ("BURNED_IN_UNKNOWN", {"Modality": "US"}),
+        ("NO_GEOMETRY", {"ImagePositionPatient": None}),
+        ("NO_GEOMETRY", {"ImageOrientationPatient": None}),
+        ("NO_GEOMETRY", {"PixelSpacing": None}),
+        ("NO_GEOMETRY", {"PixelSpacing": [0, 1]}),
+        ("SHEARED_GEOMETRY", {"ImageOrientationPatient": [1, 0, 0, 0.6, 0.8, 0]}),
+        ("DUPLICATE_SLICES", {"ImagePositionPatient": [0, 0, 0]}),
+        ("COLOUR_IMAGE", {"SamplesPerPixel": 3}),
+        ("INVERTED_GREYSCALE", {"PhotometricInterpretation": "MONOCHROME1"}),
+        ("NONLINEAR_VALUES", {"ModalityLUTSequence": [pydicom.Dataset()]}),
+        ("NOT_FINITE", {"RescaleSlope": "1e400", "RescaleIntercept": "0"}),
+        ("UNDECODABLE_PIXELS", {"PixelData": None}),
+        ("FRAME_OF_REFERENCE", {"FrameOfReferenceUID": generate_uid()}),
+    ],
+)
+def test_what_is_wrong_with_every_file_has_a_code(put_dicom, dicom_source, code, values):
+    edit_images(put_dicom(), **values)
+    assert reason(dicom_source) == code
+
+
+@pytest.mark.parametrize(
+    ("code", "values"),
+    [
+        ("MIXED_SUBJECTS", {"PatientID": "P-18"}),
+        ("MIXED_GEOMETRY", {"PixelSpacing": [9, 9]}),
+        ("MIXED_GEOMETRY", {"ImageOrientationPatient": [0, 1, 0, 1, 0, 0]}),
+        ("MIXED_PIXELS", {"BitsStored": 12, "HighBit": 11}),
+        ("UNSUPPORTED_OBJECT", {"NumberOfFrames": 2}),
+        ("UNSUPPORTED_OBJECT", {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4.1"}),
+    ],
+)
+def test_what_is_wrong_with_one_file_has_a_code(put_dicom, dicom_source, code, values):
+    edit(put_dicom() / SLICES[1], **values)
+    assert reason(dicom_source) == code
+
+
+def test_a_gap_of_a_whole_slice(put_dicom, dicom_source):
+    (put_dicom() / SLICES[1]).unlink()
+    assert reason(dicom_source) == "MISSING_SLICES"
+
+
+def test_a_slice_lost_at_the_end_is_missed_through_the_segmentation(put_dicom, dicom_source):
+    (put_dicom() / SLICES[3]).unlink()
+    assert reason(dicom_source) == "MISSING_SLICES"
+
+
+def test_variable_gaps(put_dicom, dicom_source):
+    path = put_dicom() / SLICES[1]
+    x, y, z = pydicom.dcmread(path).ImagePositionPatient
+    edit(path, ImagePositionPatient=[x, y, z + 1.7])
+    assert reason(dicom_source) == "IRREGULAR_SPACING"
+
+
+def test_gantry_tilt(put_dicom, dicom_source):
+    folder = put_dicom()
+    for place, name in enumerate(SLICES):
+        x, y, z = pydicom.dcmread(folder / name).ImagePositionPatient
+        edit(folder / name, ImagePositionPatient=[x, y + 2 * place, z])
+    assert reason(dicom_source) == "IRREGULAR_SPACING"
+
+
+def test_a_file_cut_off_in_its_pixels(put_dicom, dicom_source):
+    path = put_dicom() / SLICES[2]
+    path.write_bytes(path.read_bytes()[:-40])
+    assert reason(dicom_source) == "UNDECODABLE_PIXELS"
+
+
+@pytest.mark.parametrize("kept_bytes", [140, 200, 400, 900, 1100, 1300])
+def test_a_file_cut_off_in_its_header_is_never_silently_left_out(
+    put_dicom, dicom_source, take_in, kept_bytes
+):
+    put_dicom("sound", patient_id="P-2", seed=3)
+    path = put_dicom() / SLICES[3]
+    path.write_bytes(path.read_bytes()[:kept_bytes])
+    report = take_in(dicom_source)
+    assert len(report.manifest.scans) == 1
+    assert report.quarantined
+
+
+def test_foreign_files_are_counted_and_passed_over(put_dicom, dicom_source):
+    (put_dicom() / "notes.txt").write_text("not an image")
+    assert "1 files are not DICOM and were passed over." in discover(dicom_source).notes
+
+
+def test_an_image_without_segmentation(put_dicom, dicom_source):
+    (put_dicom() / "seg.dcm").unlink()
+    assert reason(dicom_source) == "NO_LABELS"
+
+
+def test_a_segmentation_without_image(put_dicom, dicom_source):
+    folder = put_dicom()
+    for name in SLICES:
+        (folder / name).unlink()
+    (entry,) = discover(dicom_source).quarantined
+    assert entry.code == "LABELS_WITHOUT_IMAGE"
+    assert entry.where == "scan/seg.dcm"
+
+
+def test_two_segmentations_are_not_chosen_between(put_dicom, dicom_source):
+    folder = put_dicom()
+    (folder / "seg2.dcm").write_bytes((folder / "seg.dcm").read_bytes())
+    assert reason(dicom_source) == "SEVERAL_SEGMENTATIONS"
+
+
+def test_a_segmentation_of_another_subject(put_dicom, dicom_source):
+    edit(put_dicom() / "seg.dcm", PatientID="P-18")
+    assert reason(dicom_source) == "MIXED_SUBJECTS"
+
+
+def test_a_segmentation_without_references_is_found_by_frame_of_reference(put_dicom, dicom_source):
+    folder = put_dicom()
+    edit(folder / "seg.dcm", ReferencedSeriesSequence=None)
+    assert reason(dicom_source) is None
+
+
+def test_a_segmentation_on_another_grid(put_dicom, dicom_source):
+    path = put_dicom() / "seg.dcm"
+    dataset = pydicom.dcmread(path)
+    for frame in dataset.PerFrameFunctionalGroupsSequence:
+        position = frame.PlanePositionSequence[0].ImagePositionPatient
+        position[0] += 0.7
+    dataset.save_as(path)
+    assert reason(dicom_source) == "LABEL_GRID"
+
+
+def test_a_fractional_segmentation(put_dicom, dicom_source):
+    edit(
+        put_dicom() / "seg.dcm",
+        SegmentationType="FRACTIONAL",
+        SegmentationFractionalType="PROBABILITY",
+        MaximumFractionalValue=255,
+        BitsAllocated=8,
+        BitsStored=8,
+        HighBit=7,
+    )
+    assert reason(dicom_source) == "FRACTIONAL_LABELS"
+
+
+def test_a_damaged_segmentation(put_dicom, dicom_source):
+    edit(put_dicom() / "seg.dcm", SegmentSequence=None)
+    assert reason(dicom_source) == "UNDECODABLE_PIXELS"
+
+
+def test_a_segmentation_cut_off_in_its_pixels(put_dicom, dicom_source):
+    path = put_dicom() / "seg.dcm"
+    path.write_bytes(path.read_bytes()[:-8])
+    assert reason(dicom_source) == "UNDECODABLE_PIXELS"
+
+
+def test_an_unmapped_segment_is_named(put_dicom, dicom_source):
+    put_dicom(segment_labels={1: "Left part", 2: "Tumour"})
+    (candidate,) = discover_dicom(dicom_source).candidates
+    with pytest.raises(Unusable) as caught:
+        candidate.read()
+    assert caught.value.at("x").sentence == "These labels are in no class: 'Tumour'."
+
+
+def test_overlapping_classes_are_quarantined_and_overlap_within_a_class_is_not(
+    put_dicom, dicom_source, overlapping
+):
+    overlapping(put_dicom())
+    assert reason(dicom_source) == "OVERLAPPING_LABELS"
+    one_class = {"Left part": "part", "Right part": "part"}
+    assert reason(DicomSource(path=dicom_source.path, classes=one_class)) is None
+
+
+@pytest.fixture
+def overlapping():
+    """Replace the SEG by one whose segments share voxels."""
+
+    def replace(folder):
+        import highdicom as hd
+
+        slices = [pydicom.dcmread(folder / name) for name in SLICES]
+        old = pydicom.dcmread(folder / "seg.dcm")
+        masks = np.zeros((4, 6, 7, 2), dtype=np.uint8)
+        masks[1:3, 2:4, 2:4, 0] = 1
+        masks[2, 3:5, 3:5, 1] = 1
+        hd.seg.Segmentation(
+            source_images=slices,
+            pixel_array=masks,
+            segmentation_type="BINARY",
+            segment_descriptions=[
+                hd.seg.SegmentDescription.from_dataset(item) for item in old.SegmentSequence
+            ],
+            series_instance_uid=generate_uid(),
+            series_number=2,
+            sop_instance_uid=generate_uid(),
+            instance_number=1,
+            manufacturer="test",
+            manufacturer_model_name="test",
+            software_versions="1",
+            device_serial_number="1",
+        ).save_as(folder / "seg.dcm")
+
+    return replace
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_labels_on_a_single_slice_land_there(put_dicom, dicom_source, example, place):
+    labels = np.zeros_like(example.labels)
+    labels[place, 2, 5] = 2
+    put_dicom(labels_zyx=labels)
+    (candidate,) = discover_dicom(dicom_source).candidates
+    scan = candidate.read()
+    (found,) = np.argwhere(scan.labels_zyx == 2)
+    np.testing.assert_allclose(
+        scan.affine_ras @ [*found, 1], example.affine @ [place, 2, 5, 1], atol=1e-6
+    )
+
+
+def test_an_empty_segmentation_is_all_background(put_dicom, dicom_source, example):
+    put_dicom(labels_zyx=np.zeros_like(example.labels))
+    (candidate,) = discover_dicom(dicom_source).candidates
+    assert not candidate.read().labels_zyx.any()
+
+
+def test_stored_values_keep_their_type_and_scaling(put_dicom, dicom_source, take_in, tmp_path):
+    edit_images(put_dicom(), RescaleSlope="2.5", RescaleIntercept="-1024")
+    (candidate,) = discover_dicom(dicom_source).candidates
+    scan = candidate.read()
+    assert scan.image_zyx.dtype == np.int16
+    assert (scan.slope, scan.intercept) == (2.5, -1024.0)
+    cached = read_scan(tmp_path / "cache", take_in(dicom_source).manifest.scans[0])
+    np.testing.assert_allclose(cached.image_zyx, scan.image_zyx * 2.5 - 1024)
+
+
+def test_slopes_that_differ_by_slice_become_real_values(put_dicom, dicom_source, example):
+    folder = put_dicom()
+    for place, name in enumerate(SLICES):
+        edit(folder / name, RescaleSlope=str(place + 1), RescaleIntercept="0")
+    (candidate,) = discover_dicom(dicom_source).candidates
+    scan = candidate.read()
+    assert scan.image_zyx.dtype == np.float32
+    assert (scan.slope, scan.intercept) == (1.0, 0.0)
+    scaled = example.image * np.array([1, 2, 3, 4]).reshape(4, 1, 1)
+    np.testing.assert_array_equal(scan.image_zyx, scaled[::-1])
+
+
+def test_bits_above_the_stored_ones_are_masked(put_dicom, dicom_source, example):
+    image = (np.abs(example.image) % 4096).astype(np.uint16)
+    folder = put_dicom(image_zyx=image | 0x8000)
+    edit_images(folder, BitsStored=12, HighBit=11)
+    (candidate,) = discover_dicom(dicom_source).candidates
+    np.testing.assert_array_equal(candidate.read().image_zyx, image[::-1])
+
+
+def test_the_issuer_tells_two_patients_of_one_number_apart(put_dicom, dicom_source, take_in):
+    put_dicom("a", patient_id="17", issuer="North", seed=1)
+    put_dicom("b", patient_id="17", issuer="South", seed=2)
+    assert len(take_in(dicom_source).manifest.subjects) == 2
+
+
+def test_file_names_and_folders_do_not_change_the_root(tmp_path, put_dicom, dicom_source, take_in):
+    put_dicom("a", reverse_files=False)
+    first = take_in(dicom_source).manifest.root
+    folder = tmp_path / "dicom"
+    for number, path in enumerate(sorted((folder / "a").iterdir(), reverse=True)):
+        target = folder / f"x{number}"
+        target.mkdir()
+        path.rename(target / "file")
+    assert take_in(dicom_source, tmp_path / "other").manifest.root == first
+
+
+def test_two_series_in_one_folder_are_two_scans(tmp_path, example, dicom_source):
+    for index in range(2):
+        image, labels = example.volume(index)
+        folder = tmp_path / f"work-{index}"
+        write_dicom_scan(
+            folder,
+            image_zyx=image,
+            labels_zyx=labels,
+            affine_ras=example.affine,
+            segment_labels={1: "Left part", 2: "Right part"},
+            patient_id="P-1",
+            study_index=index,
+        )
+        for path in folder.iterdir():
+            dicom_source.path.mkdir(exist_ok=True)
+            path.rename(dicom_source.path / f"{index}-{path.name}")
+    found = discover_dicom(dicom_source)
+    assert [candidate.where for candidate in found.candidates] == [
+        "0-slice_001.dcm",
+        "1-slice_001.dcm",
+    ]
+    assert all(candidate.read() for candidate in found.candidates)

@@ -1,0 +1,63 @@
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from federation.canonical import digest
+from federation.ledger.filter import BudgetPolicy, Event, PoissonGaussian
+from federation.ledger.keys import SiteKey
+from federation.ledger.ledger import Charge, Ledger, RoundKey
+
+EXPERIMENT, PLAN = digest("experiment"), digest("plan")
+
+
+@dataclass
+class World:
+    """A site with one ledger, and short names for what happens to it."""
+
+    folder: Path
+    key: SiteKey
+    ledger: Ledger
+    event: Event
+
+    def approve(self, *, rounds=12, attempts=12, experiment=EXPERIMENT, plan=PLAN, event=None):
+        return self.ledger.approve(
+            experiment,
+            plan,
+            event=event or self.event,
+            rounds=rounds,
+            attempts=attempts,
+            approver="Dr. Rivera",
+            commitment=digest("data"),
+        )
+
+    def charge(
+        self, round_=1, *, attempt=0, request="weights", plan=PLAN, event=None, run="run-1"
+    ) -> Charge:
+        return self.ledger.charge(
+            RoundKey(run, round_, attempt),
+            request_digest=digest([request, round_]),
+            experiment_digest=EXPERIMENT,
+            plan_digest=plan,
+            event=event or self.event,
+        )
+
+    def reopened(self) -> Ledger:
+        return Ledger.open(self.ledger.path, self.key)
+
+    def kinds(self) -> list[str]:
+        return [record.kind for record in self.ledger.records]
+
+
+@pytest.fixture
+def event() -> PoissonGaussian:
+    """Five steps; twelve of these fit epsilon 8 at delta 1e-5, thirteen do not."""
+    return PoissonGaussian(sampling_rate=0.25, noise_multiplier=1.575, steps=5)
+
+
+@pytest.fixture
+def world(tmp_path, event) -> World:
+    key = SiteKey.create(tmp_path)
+    policy = BudgetPolicy.of(8.0, 1e-5)
+    ledger = Ledger.create(tmp_path / "ledger.jsonl", key, policy, "brains", site="hospital-a")
+    return World(tmp_path, key, ledger, event)

@@ -1,0 +1,149 @@
+import logging
+
+import numpy as np
+import pytest
+
+from federation.errors import Refused
+from federation.ledger.receipts import Receipt
+from federation.messages import DescribeRequest, EvaluateRequest, TrainRequest
+from federation.rounds import LocalRounds
+from federation.training import initial_weights
+from models.weights import weights_from_bytes
+from tests.experiments import tiny_experiment
+
+RUN = "ab" * 16
+
+
+def request(round_number=1, attempt=1, scale=1.0):
+    experiment = tiny_experiment()
+    weights = {name: w * np.float32(scale) for name, w in initial_weights(experiment).items()}
+    return TrainRequest(experiment.digest(), RUN, round_number, attempt, weights)
+
+
+@pytest.fixture
+def site(approved_sites):
+    return approved_sites[0]
+
+
+@pytest.fixture
+def rounds(site):
+    return LocalRounds(site)
+
+
+def kinds(site):
+    return [record.kind for record in site.ledger.records]
+
+
+def test_a_round_is_charged_released_and_receipted(site, rounds):
+    reply = rounds.train(request())
+    assert kinds(site) == ["genesis", "approval", "charge", "release"]
+    update = weights_from_bytes(reply.payload)
+    assert set(update) == set(request().weights)
+    receipt = Receipt.from_json(dict(reply.receipt))
+    assert receipt.verify() and receipt.request_digest == request().digest()
+
+
+def test_the_same_request_again_gets_the_same_bytes_without_a_second_charge(site, rounds):
+    first, again = rounds.train(request()), rounds.train(request())
+    assert (first.payload, first.receipt) == (again.payload, again.receipt)
+    assert kinds(site).count("charge") == 1
+
+
+def test_the_same_request_after_a_restart_gets_the_same_bytes(site, rounds):
+    from federation.ledger.ledger import Ledger
+    from federation.site import Site
+
+    first = rounds.train(request())
+    reopened = Site(site.config, site.key, Ledger.open(site.ledger.path, site.key))
+    assert LocalRounds(reopened).train(request()).payload == first.payload
+
+
+def test_a_new_attempt_is_charged_again_and_has_fresh_noise(site, rounds):
+    first, second = rounds.train(request()), rounds.train(request(round_number=2))
+    assert first.payload != second.payload
+    assert kinds(site).count("charge") == 2
+
+
+def test_another_request_under_the_same_key_is_refused_as_equivocation(site, rounds):
+    rounds.train(request())
+    with pytest.raises(Refused, match="equivocation"):
+        rounds.train(request(scale=2.0))
+    assert kinds(site)[-1] == "refusal"
+
+
+def test_more_rounds_than_approved_are_refused_before_training(site, rounds, monkeypatch):
+    import federation.rounds as module
+
+    for number in (1, 2):
+        rounds.train(request(number))
+    monkeypatch.setattr(module, "train_locally", lambda *a, **k: pytest.fail("trained"))
+    with pytest.raises(Refused, match="approval_used_up"):
+        rounds.train(request(3))
+
+
+def test_the_charge_is_durable_before_the_first_protected_byte_is_read(site, rounds, monkeypatch):
+    import data_adapters.subjects as subjects
+
+    seen = []
+    read = subjects.read_scan
+
+    def watched(*arguments):
+        seen.append(kinds(site)[-1])
+        return read(*arguments)
+
+    monkeypatch.setattr(subjects, "read_scan", watched)
+    rounds.train(request())
+    assert seen and set(seen) == {"charge"}
+
+
+def test_a_failure_after_the_data_was_opened_is_one_code_and_keeps_the_charge(
+    site, rounds, monkeypatch, caplog
+):
+    import federation.rounds as module
+
+    secret = "/data/JANE DOE 1970-01-01/scan.dcm"
+
+    def fails(*_, **__):
+        raise OSError(secret)
+
+    monkeypatch.setattr(module, "train_locally", fails)
+    with caplog.at_level(logging.CRITICAL), pytest.raises(Refused) as refusal:
+        rounds.train(request())
+    assert refusal.value.code == "round_failed"
+    assert secret not in str(refusal.value)
+    assert kinds(site)[-1] == "charge"
+    with pytest.raises(Refused, match="lost"):
+        rounds.train(request())
+
+
+def test_scoring_opens_public_subjects_only(site, rounds, monkeypatch):
+    import data_adapters.subjects as subjects
+
+    folders = []
+    read = subjects.read_scan
+
+    def watched(cache, entry):
+        folders.append(cache.name)
+        return read(cache, entry)
+
+    monkeypatch.setattr(subjects, "read_scan", watched)
+    reply = rounds.evaluate(
+        EvaluateRequest(tiny_experiment().digest(), RUN, 0, initial_weights(tiny_experiment()))
+    )
+    assert set(folders) == {"public"}
+    assert set(reply.scores) == {"dice", "dice/grey matter", "dice/white matter", "num_subjects"}
+
+
+def test_scores_can_still_be_asked_for_when_every_charge_is_spent(rounds):
+    for number in (1, 2):
+        rounds.train(request(number))
+    weights = initial_weights(tiny_experiment())
+    assert rounds.evaluate(EvaluateRequest(tiny_experiment().digest(), RUN, 2, weights)).scores
+
+
+def test_a_description_holds_no_path_and_no_root(site, rounds, federation):
+    description = rounds.describe(DescribeRequest(tiny_experiment().digest(), RUN))
+    text = repr(description)
+    assert str(federation) not in text
+    assert site.manifest("protected").root not in text
+    assert description.num_subjects == "about 0"

@@ -1,0 +1,137 @@
+import shutil
+import stat
+
+import pytest
+
+from data_adapters.errors import DataError
+from federation.errors import FederationError, PrivacyBudgetError, Refused
+from federation.privacy.plan import make_plan
+from federation.run import open_sites
+from federation.site import load_site_config, open_site
+from tests.conftest import edit, site_files
+from tests.experiments import tiny_experiment
+
+
+def test_two_formats_give_the_same_kind_of_site(sites):
+    kinds = {site.name: site.config.protected.kind for site in sites}
+    assert kinds == {"bio-lab": "ome_zarr", "north-hospital": "dicom", "south-hospital": "dicom"}
+    for site in sites:
+        assert len({scan.subject for scan in site.manifest("protected").scans}) == 5
+
+
+def test_a_missing_folder_is_one_sentence_with_the_way_out(federation):
+    shutil.rmtree(federation / "bio-lab" / "protected")
+    with pytest.raises(FederationError, match=r"bio-lab: there is no readable folder .*'path'"):
+        open_site(federation / "bio-lab" / "site.yaml")
+
+
+def test_a_site_without_subjects_is_refused(federation):
+    protected = federation / "bio-lab" / "protected"
+    shutil.rmtree(protected)
+    protected.mkdir()
+    with pytest.raises(DataError, match="protected"):
+        open_site(federation / "bio-lab" / "site.yaml").ingest("protected")
+
+
+def test_more_subjects_than_declared_are_refused(federation):
+    file = federation / "bio-lab" / "site.yaml"
+    edit(file, "subjects_between: [1, 60]", "subjects_between: [1, 4]")
+    with pytest.raises(FederationError, match=r"outside the declared bounds 1 to 4"):
+        open_site(file).ingest("protected")
+
+
+def test_a_subject_both_protected_and_public_is_refused(federation):
+    lab = federation / "bio-lab"
+    subject = min((lab / "protected").iterdir())
+    shutil.copytree(subject, lab / "public" / subject.name)
+    with pytest.raises(FederationError, match="1 subjects are in the protected and in the public"):
+        open_site(lab / "site.yaml").ingest("public")
+
+
+def test_a_budget_changed_in_the_site_file_is_refused(federation):
+    file = federation / "bio-lab" / "site.yaml"
+    edit(file, "epsilon: 10", "epsilon: 20")
+    with pytest.raises(FederationError, match="A budget is never reset"):
+        open_site(file)
+
+
+def test_a_delta_that_would_permit_giving_one_subject_away_is_refused(federation):
+    file = federation / "bio-lab" / "site.yaml"
+    edit(file, "subjects_between: [1, 60]", "subjects_between: [1, 5000]")
+    with pytest.raises(FederationError, match=r"above 1/N\^2"):
+        load_site_config(file)
+
+
+def test_a_label_outside_the_classes_names_the_label_and_the_site_file(federation):
+    file = federation / "bio-lab" / "site.yaml"
+    text = file.read_text().replace(', 2: "white matter"', "")
+    file.write_text(text)
+    shutil.rmtree(federation / "bio-lab" / "state")
+    with pytest.raises(DataError, match="UNMAPPED_LABEL"):
+        open_site(file).ingest("protected")
+
+
+def test_no_privacy_is_forbidden_by_default(sites, open_experiment):
+    with pytest.raises(PrivacyBudgetError, match="policy forbids it"):
+        sites[0].approve(open_experiment, make_plan(open_experiment), approver="test")
+
+
+def test_a_run_that_does_not_fit_the_budget_is_refused_and_the_refusal_recorded(sites):
+    values = tiny_experiment().model_dump(mode="json")
+    values["privacy"]["epsilon"] = 30
+    too_much = type(tiny_experiment()).model_validate(values)
+    with pytest.raises(PrivacyBudgetError, match="do not fit what is left"):
+        sites[0].approve(too_much, make_plan(too_much), approver="test")
+    assert [record.kind for record in sites[0].ledger.records] == ["genesis", "refusal"]
+
+
+def test_an_experiment_that_was_not_approved_is_refused(sites):
+    with pytest.raises(Refused, match="not_approved"):
+        sites[0].approved(tiny_experiment().digest())
+
+
+def test_an_approval_is_void_once_the_data_has_changed(federation, approved_sites):
+    lab = next(site for site in approved_sites if site.name == "bio-lab")
+    digest = tiny_experiment().digest()
+    assert lab.approved(digest) == tiny_experiment()
+    shutil.rmtree(min((federation / "bio-lab" / "protected").iterdir()))
+    lab.ingest("protected")
+    with pytest.raises(Refused, match="not_approved.*changed"):
+        lab.approved(digest)
+
+
+def test_commitments_of_two_experiments_share_nothing(sites):
+    first, second = tiny_experiment().digest(), tiny_experiment(rounds=3).digest()
+    root = sites[0].manifest("protected").root
+    commitments = {sites[0].commitment(first), sites[0].commitment(second), root}
+    assert len(commitments) == 3
+    assert sites[0].commitment(first) in commitments
+
+
+@pytest.mark.parametrize("digest", ["../../../etc/passwd", "sha256:" + "g" * 64, "", "sha256:12"])
+def test_a_digest_that_is_none_never_becomes_a_path(sites, digest):
+    with pytest.raises(Refused, match=r"invalid_request|not_approved"):
+        sites[0].approved(digest)
+
+
+def test_what_a_site_keeps_is_for_its_owner_only(federation, sites):
+    state = federation / "bio-lab" / "state"
+    for path in [state, state / "cache" / "protected"]:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    secrets = [p for p in state.iterdir() if p.is_file() and p.suffix != ".jsonl"]
+    assert secrets
+    for path in secrets:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path.name
+
+
+def test_two_sites_of_one_name_are_refused(federation):
+    file = site_files(federation)[0]
+    with pytest.raises(FederationError, match="Two sites have the name"):
+        open_sites([file, file])
+
+
+@pytest.mark.parametrize(("how", "said"), [("exact", "5"), ("withheld", "withheld")])
+def test_counts_leave_only_as_the_policy_says(federation, how, said):
+    file = federation / "bio-lab" / "site.yaml"
+    edit(file, "release_counts: rounded", f"release_counts: {how}")
+    assert open_site(file).describe(tiny_experiment().digest()).num_subjects == said
