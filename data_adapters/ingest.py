@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from data_adapters.cache import prepare_cache, scan_path, write_scan
+from data_adapters.cache import CacheWriter, prepare_cache, scan_path
 from data_adapters.dicom import discover_dicom
 from data_adapters.errors import DataError
 from data_adapters.geometry import axis_steps
@@ -56,11 +56,13 @@ def ingest(
     """
     discovery = discover(source)
     prepare_cache(cache_dir)
-    tally = _Tally(cache_dir, source.class_names(), pseudonymise)
+    writer = CacheWriter(cache_dir, source.class_names())
+    tally = _Tally(writer, source.class_names(), pseudonymise)
     for done, candidate in enumerate(discovery.candidates, start=1):
         tally.add(candidate)
         if progress is not None:
             progress(done, len(discovery.candidates))
+    writer.commit()
     quarantined = (*discovery.quarantined, *tally.quarantined)
     if not tally.entries:
         raise DataError(_nothing_usable(source.path, quarantined))
@@ -103,7 +105,7 @@ def _read(candidate: Candidate) -> Scan | Quarantined:
 class _Tally:
     """Entries and refusals of one ingest."""
 
-    cache_dir: Path
+    writer: CacheWriter
     classes: tuple[str, ...]
     pseudonymise: Callable[[str], str]
     entries: dict[str, ScanEntry] = field(default_factory=dict)
@@ -119,7 +121,7 @@ class _Tally:
         entry = self._entry(scan)
         known = self.entries.get(entry.digest)
         if known is None:
-            write_scan(self.cache_dir, scan, entry.digest, self.classes)
+            self.writer.add(scan, entry.digest)
             self.entries[entry.digest] = entry
         elif known.subject == entry.subject:
             self.num_repeated += 1

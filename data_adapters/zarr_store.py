@@ -36,7 +36,6 @@ def write_zarr_image(  # noqa: PLR0913
     name: str,
     labels: Mapping[str, NDArray[Any]],
     attributes: Mapping[str, Any] | None = None,
-    durable: bool = False,
 ) -> None:
     """Write an image group with a labels group inside, both at one resolution.
 
@@ -44,7 +43,6 @@ def write_zarr_image(  # noqa: PLR0913
         path: Must not exist.
         name: Of the image, in its metadata.
         attributes: JSON written beside the OME metadata, under keys of the caller's own.
-        durable: Wait until the pixels are on the disk (a power cut then loses none).
 
     Raises:
         FileExistsError: ``path`` exists.
@@ -52,13 +50,14 @@ def write_zarr_image(  # noqa: PLR0913
     path.mkdir(parents=True)
     ome = {"version": OME_VERSION, "multiscales": [_multiscale(geometry, name)]}
     _write_group(path, {"ome": ome, **(attributes or {})})
-    _write_array(path / LEVEL, image, geometry.axes, durable=durable)
-    _write_group(path / "labels", {"ome": {"version": OME_VERSION, "labels": sorted(labels)}})
+    _write_array(path / LEVEL, image, geometry.axes)
+    listing = {"ome": {"version": OME_VERSION, "labels": sorted(labels)}}
+    _write_group(path / "labels", listing)
     for label_name, array in labels.items():
-        _write_labels(path / "labels" / label_name, array, geometry, durable=durable)
+        _write_labels(path / "labels" / label_name, array, geometry)
 
 
-def _write_labels(path: Path, array: NDArray[Any], geometry: ZarrImage, *, durable: bool) -> None:
+def _write_labels(path: Path, array: NDArray[Any], geometry: ZarrImage) -> None:
     path.mkdir()
     ome = {
         "version": OME_VERSION,
@@ -66,7 +65,7 @@ def _write_labels(path: Path, array: NDArray[Any], geometry: ZarrImage, *, durab
         "image-label": {"source": {"image": "../../"}},
     }
     _write_group(path, {"ome": ome})
-    _write_array(path / LEVEL, array, geometry.axes, durable=durable)
+    _write_array(path / LEVEL, array, geometry.axes)
 
 
 def _multiscale(geometry: ZarrImage, name: str) -> dict[str, Any]:
@@ -91,12 +90,12 @@ def _write_group(path: Path, attributes: Mapping[str, Any]) -> None:
     (path / "zarr.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
 
 
-def _write_array(path: Path, array: NDArray[Any], axes: tuple[str, ...], *, durable: bool) -> None:
+def _write_array(path: Path, array: NDArray[Any], axes: tuple[str, ...]) -> None:
     import tensorstore
 
     spec = {
         "driver": "zarr3",
-        "kvstore": {"driver": "file", "path": str(path), "file_io_sync": durable},
+        "kvstore": {"driver": "file", "path": str(path), "file_io_sync": False},
         "metadata": {
             "shape": list(array.shape),
             "data_type": array.dtype.name,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -166,10 +166,16 @@ def _show(report: Report) -> None:
 
 
 def _table(verdicts: tuple[Verdict, ...]) -> Table:
-    table = Table(title="Epsilon that was spent, recomputed", box=SIMPLE)
+    table = Table(
+        title="Epsilon that was spent, recomputed",
+        box=SIMPLE_HEAD,
+        padding=0,
+        collapse_padding=True,
+    )
     table.add_column("site", overflow="fold")
-    table.add_column("verdict", overflow="fold", min_width=12)
-    for column in ("limit", "filter", "dp-acc.", "PLD*", "charged", "sent", "refused"):
+    table.add_column("verdict", overflow="fold", min_width=8)
+    table.add_column("limit", justify="right")
+    for column in ("filter", "dp-acc.", "PLD*", "charged", "sent", "refused"):
         table.add_column(column, justify="right", no_wrap=True)
     for verdict in verdicts:
         table.add_row(*map(Text, _row(verdict)))  # Text: a ledger's words are never markup

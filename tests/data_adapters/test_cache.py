@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import zarr
 
-from data_adapters.cache import prepare_cache, read_scan, scan_path, write_scan
+from data_adapters.cache import CacheWriter, prepare_cache, read_scan, scan_path, write_scan
 from data_adapters.errors import DataError
 from data_adapters.geometry import axis_steps
 from data_adapters.manifest import ScanEntry, scan_digest
@@ -88,6 +88,16 @@ def test_a_large_scan_is_chunked_and_comes_back(tmp_path):
     np.testing.assert_array_equal(cached.image_zyx, image)
     np.testing.assert_array_equal(cached.labels_zyx, labels)
     assert zarr.open_array(tmp_path / entry.path / "0", mode="r").chunks == (64, 64, 64)
+
+
+def test_a_scan_has_its_name_only_after_the_commit(tmp_path, scan):
+    prepare_cache(tmp_path)
+    writer = CacheWriter(tmp_path, CLASSES)
+    writer.add(scan, "sha256:1")
+    assert not (tmp_path / scan_path("sha256:1")).exists()
+    writer.commit()
+    writer.commit()
+    assert [path.name for path in (tmp_path / "scans").iterdir()] == ["1.ome.zarr"]
 
 
 def test_axis_steps_refuses_shear():

@@ -269,6 +269,15 @@ def test_labels_on_a_single_slice_land_there(put_dicom, dicom_source, example, p
     )
 
 
+@pytest.mark.parametrize("places", [(0, 2), (0, 3), (1, 3)])
+def test_empty_slices_between_labels_stay_empty(put_dicom, dicom_source, example, places):
+    labels = np.zeros_like(example.labels)
+    labels[list(places), 2, 5] = 2
+    put_dicom(labels_zyx=labels)
+    (candidate,) = discover_dicom(dicom_source).candidates
+    np.testing.assert_array_equal(candidate.read().labels_zyx, labels[::-1])
+
+
 def test_an_empty_segmentation_is_all_background(put_dicom, dicom_source, example):
     put_dicom(labels_zyx=np.zeros_like(example.labels))
     (candidate,) = discover_dicom(dicom_source).candidates

@@ -8,6 +8,9 @@ monai_transforms = pytest.importorskip("monai.transforms")
 from data_adapters import DicomReader, OmeZarrReader  # noqa: E402
 from data_adapters.errors import DataError  # noqa: E402
 
+# MONAI builds all of its own readers too, and one complains of a GPU library that is not there.
+pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarning")
+
 
 def load(reader, path):
     loaded = monai_transforms.LoadImaged(keys="image", reader=reader, ensure_channel_first=True)

@@ -264,6 +264,7 @@ def test_what_is_written_passes_ome_zarr_models(put_ome_zarr):
     assert image.labels is not None
 
 
+@pytest.mark.real_data
 def test_flat_real_microscopy_is_refused_by_its_axes(real_data, tmp_path):
     nuclei = real_data / "microscopy" / "dsb2018_nuclei.ome.zarr"
     if not nuclei.is_dir():

@@ -1,3 +1,5 @@
+from itertools import permutations
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -30,6 +32,13 @@ def test_permuted_arrival_gives_identical_bits(values, random):
     start = as_weights([0.1, 0.2])
     first, second = server_step(start, dict(arrived)), server_step(start, dict(shuffled))
     assert first["w"].tobytes() == second["w"].tobytes()
+
+
+@pytest.mark.parametrize("order", list(permutations("abc")))
+def test_the_order_of_sites_decides_where_even_float64_rounds(order):
+    values = {"a": 2.0**80, "b": -(2.0**80), "c": 1.0}
+    updates = {site: as_weights([values[site]]) for site in order}
+    assert server_step(as_weights([0.0]), updates)["w"] == np.float32(1 / 3)
 
 
 def test_the_sum_is_taken_in_float64():

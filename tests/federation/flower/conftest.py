@@ -26,11 +26,6 @@ SOME_DIGEST = "sha256:" + "d" * 64
 KEY = SiteKey(Ed25519PrivateKey.generate())
 
 
-def pytest_configure(config):
-    # flwr imports typer, which still asks click for a name that click 8.4 deprecated.
-    config.addinivalue_line("filterwarnings", r"ignore:'click\..*deprecated:DeprecationWarning")
-
-
 def first_weights():
     # Not in alphabetical order, and with an empty tensor.
     return {

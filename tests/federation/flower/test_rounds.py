@@ -1,4 +1,6 @@
+import logging
 from dataclasses import replace
+from logging.handlers import BufferingHandler
 
 import numpy as np
 import pytest
@@ -83,8 +85,14 @@ class TestARun:
         (request,) = [request for kind, request in asked.seen if kind == "train"]
         assert (request.attempt, request.run, request.round) == (3, run_id, 1)
 
-    def test_is_quiet_on_the_terminal(self, over, site, capfd):
-        over([site("a")], rounds=2)
+    def test_keeps_flowers_progress_lines_off_the_terminal(self, over, site, capfd):
+        handler = BufferingHandler(1000)
+        logging.getLogger("flwr").addHandler(handler)
+        try:
+            over([site("a")], rounds=2)
+        finally:
+            logging.getLogger("flwr").removeHandler(handler)
+        assert handler.buffer == []
         assert capfd.readouterr() == ("", "")
 
     def test_gives_the_same_bits_in_whatever_order_replies_arrive(self, over, site):
@@ -151,6 +159,11 @@ class TestAReplyThatMustNotBeAveraged:
     def test_for_its_receipt_is_refused(self, over, site, weights, what):
         bad = site("bad", change_receipt=lambda receipt: replace(receipt, **BAD_RECEIPTS[what]))
         assert self.averaged_without(over, bad, site, weights) == {"bad": "invalid_reply"}
+
+    def test_for_its_size_is_refused_before_it_is_read(self, over, site):
+        huge = site("bad", change_update=BAD_UPDATES["huge"])
+        with pytest.raises(RunStoppedError, match=r"has 400\d+ bytes, this model allows"):
+            over([huge])
 
     def test_for_a_forged_signature_is_refused(self, over, site, weights):
         class Forged(Receipt):
