@@ -3,10 +3,25 @@
 Importing this package imports neither Flower nor MLflow.
 """
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
 __version__ = "0.1.0"
+
+
+# No telemetry and no call home. Flower and MLflow read these when they are imported, and MONAI
+# imports MLflow by itself where it is installed, so they are set before anything else can.
+os.environ.update(
+    {
+        "DO_NOT_TRACK": "true",
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+)
 
 
 def _require_own_siblings() -> None:

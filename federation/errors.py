@@ -13,7 +13,7 @@ class PrivacyBudgetError(FederationError):
     """What was asked for does not fit the site's remaining privacy budget."""
 
 
-class Refused(FederationError):
+class Refused(FederationError):  # noqa: N818 - a refusal is an answer, not a fault
     """A site declines a request; only ``code`` may leave the site.
 
     Args:

@@ -36,6 +36,16 @@ class DiceCrossEntropy(Strict):
     kind: Literal["dice_ce"] = "dice_ce"
 
 
+class ForegroundDice(Strict):
+    """Soft Dice over all classes but the background, mean over a subject.
+
+    Where the foreground is a few percent of an image, cross-entropy first teaches "all
+    background", and under privacy the noise then hides the way out of it.
+    """
+
+    kind: Literal["foreground_dice"] = "foreground_dice"
+
+
 class Sgd(Strict):
     """Plain stochastic gradient descent, no momentum."""
 
@@ -96,6 +106,7 @@ class NoPrivacy(Strict):
     expected_batch: Positive
 
 
+Loss = Annotated[DiceCrossEntropy | ForegroundDice, Field(discriminator="kind")]
 Optimizer = Annotated[Sgd | Adam, Field(discriminator="kind")]
 Privacy = Annotated[SubjectDP | NoPrivacy, Field(discriminator="kind")]
 
@@ -109,7 +120,7 @@ class Experiment(Strict):
     task: SegmentationTask
     input: InputSpec
     model: ModelSpec
-    loss: DiceCrossEntropy = DiceCrossEntropy()
+    loss: Loss = DiceCrossEntropy()
     optimizer: Optimizer
     algorithm: FedAvg
     privacy: Privacy

@@ -1,12 +1,14 @@
 """What a site does with each request: gate, charge, open the data, train, release, reply."""
 
-import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 
 from data_adapters.subjects import SubjectDataset
 from federation.errors import Refused
 from federation.experiment import Experiment
 from federation.ledger.ledger import RoundKey
+from federation.ledger.receipts import Receipt
 from federation.messages import (
     DescribeRequest,
     Description,
@@ -15,13 +17,11 @@ from federation.messages import (
     TrainReply,
     TrainRequest,
 )
-from federation.privacy.plan import make_plan
+from federation.privacy.plan import PrivacyPlan, make_plan
 from federation.privacy.random import SecureRandomness
 from federation.site import Part, Site
 from federation.training import open_dataset, score, train_locally
 from models.weights import weights_to_bytes
-
-log = logging.getLogger("cohortium.site")
 
 
 def installed_versions() -> dict[str, str]:
@@ -42,8 +42,9 @@ class LocalRounds:
         Raises:
             Refused: ``not_approved``.
         """
-        self._site.approved(request.experiment_digest)
-        return self._site.describe(request.experiment_digest)
+        with self._failures_stay_here("describe"):
+            self._site.approved(request.experiment_digest)
+            return self._site.describe(request.experiment_digest)
 
     def train(self, request: TrainRequest) -> TrainReply:
         """Charge the ledger, then train, then release; the same request gets the same bytes.
@@ -51,25 +52,8 @@ class LocalRounds:
         Raises:
             Refused: A policy code before protected data is opened, ``round_failed`` after.
         """
-        ledger = self._site.ledger
-        key = RoundKey(request.run, request.round, request.attempt)
-        experiment = self._site.approved(request.experiment_digest)
-        plan = make_plan(experiment)
-        charge = ledger.charge(
-            key,
-            request_digest=request.digest(),
-            experiment_digest=request.experiment_digest,
-            plan_digest=plan.digest(),
-            event=plan.round_event,
-        )
-        stored = ledger.stored_release(charge)
-        if stored is None:
-            payload = self._train_charged(experiment, request)
-            ledger.release(charge, payload, versions=installed_versions())
-            stored = ledger.stored_release(charge)
-        if stored is None:
-            raise Refused("round_failed", "the outbox did not keep the update")
-        payload, receipt = stored
+        with self._failures_stay_here(f"round {request.round}"):
+            payload, receipt = self._charged_update(request)
         return TrainReply(payload=payload, receipt=receipt.to_json())
 
     def evaluate(self, request: EvaluateRequest) -> EvaluateReply:
@@ -78,27 +62,53 @@ class LocalRounds:
         Raises:
             Refused: ``not_approved``.
         """
-        experiment = self._site.approved(request.experiment_digest)
-        if not self._site.has_public:
-            return EvaluateReply(scores={})
-        return EvaluateReply(
-            scores=score(experiment, request.weights, self._dataset(experiment, "public"))
-        )
+        with self._failures_stay_here("evaluate"):
+            experiment = self._site.approved(request.experiment_digest)
+            if not self._site.has_public:
+                return EvaluateReply(scores={})
+            public = self._dataset(experiment, "public")
+            return EvaluateReply(scores=score(experiment, request.weights, public))
 
-    def _train_charged(self, experiment: Experiment, request: TrainRequest) -> bytes:
-        """Open protected data. From here on every failure looks the same from outside."""
+    def _charged_update(self, request: TrainRequest) -> tuple[bytes, Receipt]:
+        ledger = self._site.ledger
+        experiment = self._site.approved(request.experiment_digest)
+        plan = make_plan(experiment)
+        charge = ledger.charge(
+            RoundKey(request.run, request.round, request.attempt),
+            request_digest=request.digest(),
+            experiment_digest=request.experiment_digest,
+            plan_digest=plan.digest(),
+            event=plan.round_event,
+        )
+        stored = ledger.stored_release(charge)
+        if stored is None:
+            payload = self._train_charged(experiment, plan, request)
+            return payload, ledger.release(charge, payload, versions=installed_versions())
+        return stored
+
+    @contextmanager
+    def _failures_stay_here(self, what: str) -> Iterator[None]:
+        """Turn anything that goes wrong into ``round_failed``; its text stays in the site's log."""
         try:
-            update = train_locally(
-                experiment,
-                make_plan(experiment),
-                request.weights,
-                self._dataset(experiment, "protected"),
-                randomness=SecureRandomness(),
-            )
-            return weights_to_bytes(update)
+            yield
+        except Refused:
+            raise
         except Exception as error:
-            log.exception("round %d failed after protected data was opened", request.round)
-            raise Refused("round_failed", type(error).__name__) from error
+            self._site.log_failure(what)
+            raise Refused("round_failed", f"see {self._site.log_path}") from error
+
+    def _train_charged(
+        self, experiment: Experiment, plan: PrivacyPlan, request: TrainRequest
+    ) -> bytes:
+        """Open protected data. From here on every failure looks the same from outside."""
+        update = train_locally(
+            experiment,
+            plan,
+            request.weights,
+            self._dataset(experiment, "protected"),
+            randomness=SecureRandomness(),
+        )
+        return weights_to_bytes(update)
 
     def _dataset(self, experiment: Experiment, part: Part) -> SubjectDataset:
         key = (experiment.digest(), part)

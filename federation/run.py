@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import yaml
-from data_adapters.ingest import IngestReport
 
+from data_adapters.ingest import IngestReport
 from federation.errors import FederationError
 from federation.experiment import Experiment
 from federation.files import write_atomically

@@ -2,16 +2,18 @@
 
 import os
 import secrets
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from data_adapters.ingest import IngestReport, ingest
-from data_adapters.manifest import Manifest
 from pydantic import Field, model_validator
 
+from data_adapters.ingest import IngestReport, ingest
+from data_adapters.manifest import Manifest
 from data_adapters.sources import Source
 from federation.canonical import canonical_json, digest_bytes
 from federation.documents import Strict, parse_document, read_yaml
@@ -117,6 +119,18 @@ class Site:
     def name(self) -> str:
         """Return the site's public name."""
         return self.config.site
+
+    @property
+    def log_path(self) -> Path:
+        """Return the site's own log; its text can show file names, so it is never sent."""
+        return self.config.state / "site.log"
+
+    def log_failure(self, what: str) -> None:
+        """Append the current exception with its traceback to the site's log."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        with os.fdopen(os.open(self.log_path, flags, 0o600), "a") as log:
+            log.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {what} failed\n")
+            log.write(traceback.format_exc() + "\n")
 
     def cache(self, part: Part) -> Path:
         """Return the folder of the local cache of protected or public scans."""

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from data_adapters.subjects import Record, SubjectDataset
-from federation.experiment import Adam, Experiment
+from federation.experiment import Adam, DiceCrossEntropy, Experiment, ForegroundDice
 from federation.privacy.engine import SubjectOptimizer, subject_gradient
 from federation.privacy.plan import PrivacyPlan
 from federation.privacy.random import Randomness
@@ -120,7 +120,7 @@ def _private_stepper(
 
     def step(records: Sequence[Record]) -> None:
         for record in records:
-            loss = loss_per_image(network, [record]).mean()
+            loss = loss_per_image(network, [record], experiment.loss).mean()
             optimizer.add_subject(subject_gradient(loss, parameters))
         optimizer.release_step()
 
@@ -135,7 +135,7 @@ def _plain_stepper(
     def step(records: Sequence[Record]) -> None:
         optimizer.zero_grad(set_to_none=True)
         if records:
-            per_image = loss_per_image(network, records)
+            per_image = loss_per_image(network, records, experiment.loss)
             shares = torch.cat([torch.full((len(r.images),), 1 / len(r.images)) for r in records])
             (per_image * shares.to(per_image)).sum().div(plan.expected_batch).backward()
         optimizer.step()
@@ -143,19 +143,24 @@ def _plain_stepper(
     return step
 
 
-def loss_per_image(network: nn.Module, records: Sequence[Record]) -> torch.Tensor:
-    """Return Dice loss + cross-entropy of each image of the records, shape (images,).
+def loss_per_image(
+    network: nn.Module, records: Sequence[Record], loss: DiceCrossEntropy | ForegroundDice
+) -> torch.Tensor:
+    """Return the loss of each image of the records, shape (images,).
 
-    Dice (Milletari 2016, arXiv 1606.04797) is over all classes of one image, never over a batch.
+    Dice (Milletari 2016, arXiv 1606.04797) is over one image at a time, never over a batch.
     """
     device = next(network.parameters()).device
     images = torch.cat([r.images for r in records]).to(device)
     labels = torch.cat([r.labels for r in records]).to(device)
     logits = network(images)
     targets = _one_hot(labels, logits.shape[1])
-    dice = DiceLoss(softmax=True, reduction="none")(logits, targets).flatten(1).mean(1)
-    entropy = cross_entropy(logits, targets, reduction="none").flatten(1).mean(1)
-    return dice + entropy
+    foreground_only = isinstance(loss, ForegroundDice)
+    dice = DiceLoss(softmax=True, include_background=not foreground_only, reduction="none")
+    per_image = dice(logits, targets).flatten(1).mean(1)
+    if foreground_only:
+        return per_image
+    return per_image + cross_entropy(logits, targets, reduction="none").flatten(1).mean(1)
 
 
 def _one_hot(labels: torch.Tensor, num_classes: int) -> torch.Tensor:

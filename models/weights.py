@@ -25,7 +25,8 @@ def weights_digest(weights: Mapping[str, Array]) -> str:
 
 def weights_to_bytes(weights: Mapping[str, Array]) -> bytes:
     """Return the weights in safetensors format."""
-    return save({name: np.ascontiguousarray(array) for name, array in weights.items()})
+    # ascontiguousarray would turn a number (shape ()) into an array of one.
+    return save({name: np.asarray(array, order="C") for name, array in weights.items()})
 
 
 def weights_from_bytes(data: bytes) -> dict[str, Array]:

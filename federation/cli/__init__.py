@@ -1,0 +1,1 @@
+"""The ``cohortium`` command. Arguments in, tables out; every decision is made elsewhere."""

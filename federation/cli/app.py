@@ -8,7 +8,9 @@ import typer
 from rich.console import Console
 
 from data_adapters.errors import DataError
-from federation.cli import audit, demo, run
+from federation.cli.audit import app as audit_app
+from federation.cli.demo import demo
+from federation.cli.run import run
 from federation.errors import FederationError
 from models.errors import ModelError
 
@@ -21,9 +23,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-app.command("demo")(demo.demo)
-app.command("run")(run.run)
-app.add_typer(audit.app, name="audit")
+app.command("demo")(demo)
+app.command("run")(run)
+app.add_typer(audit_app, name="audit")
 
 
 @app.callback()

@@ -44,7 +44,7 @@ def run(
     carry_out(loaded, site, out=folder, yes=yes, approver=_operator(), as_json=as_json)
 
 
-def carry_out(
+def carry_out(  # noqa: PLR0913 - all but two are named
     experiment: Experiment,
     site_files: Sequence[Path],
     *,

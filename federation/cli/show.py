@@ -26,7 +26,6 @@ from federation.messages import RoundFinished
 
 if TYPE_CHECKING:
     from data_adapters.ingest import IngestReport
-
     from federation.run import Quote, RunSummary
     from federation.site import Part, Site
 

@@ -1,0 +1,1 @@
+"""Subject-level differential privacy: the plan, its randomness, sampling and the optimiser."""

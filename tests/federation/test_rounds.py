@@ -1,5 +1,3 @@
-import logging
-
 import numpy as np
 import pytest
 
@@ -97,7 +95,7 @@ def test_the_charge_is_durable_before_the_first_protected_byte_is_read(site, rou
 
 
 def test_a_failure_after_the_data_was_opened_is_one_code_and_keeps_the_charge(
-    site, rounds, monkeypatch, caplog
+    site, rounds, monkeypatch
 ):
     import federation.rounds as module
 
@@ -107,10 +105,12 @@ def test_a_failure_after_the_data_was_opened_is_one_code_and_keeps_the_charge(
         raise OSError(secret)
 
     monkeypatch.setattr(module, "train_locally", fails)
-    with caplog.at_level(logging.CRITICAL), pytest.raises(Refused) as refusal:
+    with pytest.raises(Refused) as refusal:
         rounds.train(request())
     assert refusal.value.code == "round_failed"
     assert secret not in str(refusal.value)
+    assert secret in site.log_path.read_text()
+    assert site.log_path.stat().st_mode & 0o777 == 0o600
     assert kinds(site)[-1] == "charge"
     with pytest.raises(Refused, match="lost"):
         rounds.train(request())

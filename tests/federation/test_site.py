@@ -96,7 +96,7 @@ def test_an_approval_is_void_once_the_data_has_changed(federation, approved_site
     assert lab.approved(digest) == tiny_experiment()
     shutil.rmtree(min((federation / "bio-lab" / "protected").iterdir()))
     lab.ingest("protected")
-    with pytest.raises(Refused, match="not_approved.*changed"):
+    with pytest.raises(Refused, match=r"not_approved.*changed"):
         lab.approved(digest)
 
 

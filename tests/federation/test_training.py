@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from data_adapters.errors import DataError
-from federation.experiment import Experiment
+from federation.experiment import DiceCrossEntropy, Experiment, ForegroundDice
 from federation.privacy.plan import make_plan
 from federation.training import (
     initial_weights,
@@ -58,13 +58,14 @@ def test_without_noise_training_lowers_the_loss(north):
     )
 
 
-def test_batched_and_one_by_one_losses_agree(north):
+@pytest.mark.parametrize("loss", [DiceCrossEntropy(), ForegroundDice()], ids=lambda v: v.kind)
+def test_batched_and_one_by_one_losses_agree(north, loss):
     experiment = tiny_experiment()
     dataset = open_dataset(experiment, north, "protected")
     network = build_network(experiment.model, num_classes=3)
     records = [dataset[i] for i in range(3)]
-    together = loss_per_image(network, records)
-    apart = torch.cat([loss_per_image(network, [record]) for record in records])
+    together = loss_per_image(network, records, loss)
+    apart = torch.cat([loss_per_image(network, [record], loss) for record in records])
     assert torch.allclose(together, apart, atol=1e-5)
 
 
