@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from data_adapters.errors import DataError
 from data_adapters.geometry import axis_steps
-from data_adapters.manifest import ScanEntry, sync_folder
+from data_adapters.manifest import Manifest, ScanEntry, sync_folder
 from data_adapters.types import CachedScan, Scan
 from data_adapters.zarr_store import (
     LEVEL,
@@ -86,6 +86,14 @@ def write_scan(cache_dir: Path, scan: Scan, digest: str, classes: tuple[str, ...
     writer = CacheWriter(cache_dir, classes)
     writer.add(scan, digest)
     writer.commit()
+
+
+def prune(cache_dir: Path, manifest: Manifest) -> None:
+    """Delete scans that the manifest no longer names: withdrawn, replaced, or now quarantined."""
+    kept = {Path(scan_path(entry.digest)).name for entry in manifest.scans}
+    for path in (cache_dir / SCANS).iterdir():
+        if path.name not in kept:
+            shutil.rmtree(path)
 
 
 def _write(path: Path, scan: Scan, classes: tuple[str, ...]) -> None:

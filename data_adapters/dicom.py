@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data_adapters.dicom_headers import (
     DICOMDIR,
+    MODALITY_OF,
     SEGMENTATIONS,
     SINGLE_FRAME_VOLUMES,
     Instance,
@@ -55,7 +56,7 @@ class DicomCandidate:
             labels_zyx=read_labels(segmentation.path, geometry, self.values),
             affine_ras=RAS_FROM_LPS @ geometry.affine_lps,
             subject=self.images[0].subject,
-            modality=self.images[0].modality,
+            modality=MODALITY_OF[self.images[0].sop_class],
         )
 
     def _check(self) -> None:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-SINGLE_FRAME_VOLUMES = frozenset(
-    {
-        "1.2.840.10008.5.1.4.1.1.2",  # CT Image Storage
-        "1.2.840.10008.5.1.4.1.1.4",  # MR Image Storage
-        "1.2.840.10008.5.1.4.1.1.128",  # Positron Emission Tomography Image Storage
-    }
-)
+# What a scan's modality is, by its class (PS3.6, annex A): a header's own Modality is free text in
+# practice, and could hold anything.
+MODALITY_OF = {
+    "1.2.840.10008.5.1.4.1.1.2": "CT",  # CT Image Storage
+    "1.2.840.10008.5.1.4.1.1.4": "MR",  # MR Image Storage
+    "1.2.840.10008.5.1.4.1.1.128": "PT",  # Positron Emission Tomography Image Storage
+}
+SINGLE_FRAME_VOLUMES = frozenset(MODALITY_OF)
 SEGMENTATIONS = frozenset(
     {
         "1.2.840.10008.5.1.4.1.1.66.4",  # Segmentation Storage

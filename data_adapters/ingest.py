@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from data_adapters.cache import CacheWriter, prepare_cache, scan_path
+from data_adapters.cache import CacheWriter, prepare_cache, prune, scan_path
 from data_adapters.dicom import discover_dicom
 from data_adapters.errors import DataError
 from data_adapters.geometry import axis_steps
@@ -68,6 +68,7 @@ def ingest(
         raise DataError(_nothing_usable(source.path, quarantined))
     manifest = tally.manifest(source.kind)
     manifest.save(cache_dir / MANIFEST)
+    prune(cache_dir, manifest)
     return IngestReport(
         manifest=manifest,
         quarantined=tuple(sorted(quarantined, key=lambda entry: (entry.where, entry.code))),

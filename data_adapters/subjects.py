@@ -4,15 +4,15 @@ Nothing about one subject depends on another: images are normalised each by itse
 to spacings that the experiment declares.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Orientation, ResizeWithPadOrCrop, Spacing
-from torch.utils.data import Dataset
 
 from data_adapters.cache import read_scan
 from data_adapters.errors import DataError
@@ -23,6 +23,10 @@ from data_adapters.types import CachedScan
 # Prepared scans are kept in memory up to this many bytes; past it they are read again.
 MEMORY_BYTES = 1 << 30
 _LEAST_COVERAGE = 0.25
+# A scan that resampling would blow up beyond this many voxels is refused before it is made.
+_MOST_VOXELS = 1 << 28
+
+Uniforms = Callable[[int], npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Record:
     labels: torch.Tensor
 
 
-class SubjectDataset(Dataset[Record]):
+class SubjectDataset:
     """Records of a cached data set, in the order of the subjects' pseudonyms."""
 
     def __init__(
@@ -59,11 +63,19 @@ class SubjectDataset(Dataset[Record]):
     def __len__(self) -> int:
         return len(self._subjects)
 
-    def __getitem__(self, index: int) -> Record:
-        """Return at most ``cap`` of the subject's images, drawn afresh at each call."""
+    def record(self, index: int, uniforms: Uniforms) -> Record:
+        """Return at most ``cap`` of the subject's images, drawn afresh at each call.
+
+        Args:
+            uniforms: Gives that many independent uniforms in (0, 1). The global generator is
+                never used: its state is shared by all subjects, and others reseed it.
+
+        Raises:
+            DataError: A scan cannot be prepared.
+        """
         scans = self.scans(index)
         images, labels = torch.cat([s.images for s in scans]), torch.cat([s.labels for s in scans])
-        chosen = torch.randperm(len(images))[: self._inputs.cap]
+        chosen = torch.from_numpy(np.argsort(uniforms(len(images)))[: self._inputs.cap])
         return Record(images[chosen], labels[chosen])
 
     def scans(self, index: int) -> list[Record]:
@@ -113,8 +125,17 @@ def _oriented(
     wanted = np.array(_spacing_zyx(inputs, float(present[0])))
     if np.allclose(present, wanted, rtol=0.01):
         return tensor.as_tensor()
+    _require_bounded(np.array(tensor.shape[1:]) * present / wanted)
     resampled: MetaTensor = Spacing(pixdim=wanted, mode=mode, padding_mode="border")(tensor)
     return resampled.as_tensor()
+
+
+def _require_bounded(shape_zyx: npt.NDArray[np.float64]) -> None:
+    if float(np.prod(shape_zyx)) > _MOST_VOXELS:
+        raise DataError(
+            f"At the experiment's spacing a scan would have more than {_MOST_VOXELS:,} voxels. "
+            "Use a coarser spacing in the experiment's input."
+        )
 
 
 def _spacing_zyx(inputs: SliceInput | VolumeInput, present_z: float) -> tuple[float, ...]:

@@ -47,8 +47,8 @@ def read_yaml(path: Path, name: str) -> dict[str, Any]:
         raise FederationError(f"{path} is larger than {MAX_BYTES:,} bytes: not an {name} file.")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise FederationError(f"{path} is not valid YAML: {_first_line(error)}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise FederationError(f"{path} cannot be read as YAML: {_first_line(error)}") from error
     if not isinstance(values, dict):
         raise FederationError(f"{path} holds no settings: expected lines of 'key: value'.")
     return values

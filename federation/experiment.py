@@ -66,19 +66,16 @@ class FedAvg(Strict):
     Attributes:
         steps_per_round: Optimiser steps at each site in each round.
         min_sites: A round with fewer valid updates ends the run with an error.
-        retries: Lost rounds that may be repeated; each costs a round more, so the noise is
-            calibrated for ``rounds + retries``.
     """
 
     kind: Literal["fedavg"] = "fedavg"
     rounds: Annotated[int, Field(ge=1, le=10_000)]
     steps_per_round: Annotated[int, Field(ge=1, le=100_000)]
     min_sites: Annotated[int, Field(ge=1, le=1_000)] = 1
-    retries: Annotated[int, Field(ge=0, le=1_000)] = 0
 
 
 class SubjectDP(Strict):
-    """Differential privacy of each site's subjects, for the whole run, retries included.
+    """Differential privacy of each site's subjects, for the whole run.
 
     Attributes:
         unit: What one privacy unit is: a subject with all of its images.
@@ -136,6 +133,10 @@ class Experiment(Strict):
             raise ValueError(
                 f"model.spatial_dims is {self.model.spatial_dims} but input kind "
                 f"'{self.input.kind}' gives {self.input.spatial_dims}-D images"
+            )
+        if self.model.in_channels != 1:
+            raise ValueError(
+                f"model.in_channels is {self.model.in_channels} but images have 1 channel"
             )
         factor = _downsampling(self.model)
         if any(size % factor for size in self.input.shape):

@@ -110,12 +110,16 @@ class EvaluateReply:
 
 @dataclass(frozen=True)
 class RoundFinished:
-    """Told to whoever watches a run, after each round (round 0: before any training)."""
+    """Told to whoever watches a run, after each round (round 0: before any training).
+
+    ``receipts`` are those of this round's updates, as JSON values.
+    """
 
     round: int
     returned: tuple[str, ...]
     refused: Mapping[str, str]
     scores: Mapping[str, Mapping[str, float]]
+    receipts: tuple[Mapping[str, Any], ...] = ()
 
 
 class SiteRounds(Protocol):

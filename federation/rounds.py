@@ -20,7 +20,13 @@ from federation.messages import (
 from federation.privacy.plan import PrivacyPlan, make_plan
 from federation.privacy.random import SecureRandomness
 from federation.site import Part, Site
-from federation.training import open_dataset, score, train_locally
+from federation.training import (
+    open_dataset,
+    require_fitting_weights,
+    score,
+    train_locally,
+)
+from models.errors import ModelError
 from models.weights import weights_to_bytes
 
 
@@ -29,12 +35,19 @@ def installed_versions() -> dict[str, str]:
     return {name: version(name) for name in ("cohortium", "torch", "monai", "opacus")}
 
 
+def _require_fitting(experiment: Experiment, request: TrainRequest) -> None:
+    try:
+        require_fitting_weights(experiment, request.weights)
+    except ModelError as error:
+        raise Refused("invalid_request", str(error)) from error
+
+
 class LocalRounds:
     """Answers a hub's requests with one site's data. Implements ``messages.SiteRounds``."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._datasets: dict[tuple[str, Part], SubjectDataset] = {}
+        self._datasets: dict[tuple[str, str], SubjectDataset] = {}
 
     def describe(self, request: DescribeRequest) -> Description:
         """Return the site's public statement.
@@ -73,6 +86,7 @@ class LocalRounds:
         ledger = self._site.ledger
         experiment = self._site.approved(request.experiment_digest)
         plan = make_plan(experiment)
+        _require_fitting(experiment, request)
         charge = ledger.charge(
             RoundKey(request.run, request.round, request.attempt),
             request_digest=request.digest(),
@@ -111,7 +125,8 @@ class LocalRounds:
         return weights_to_bytes(update)
 
     def _dataset(self, experiment: Experiment, part: Part) -> SubjectDataset:
-        key = (experiment.digest(), part)
+        # By content: after a withdrawal or a new scan the next round sees the data as it is.
+        key = (experiment.digest(), self._site.manifest(part).root)
         if key not in self._datasets:
             self._datasets[key] = open_dataset(experiment, self._site, part)
         return self._datasets[key]

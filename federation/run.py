@@ -5,13 +5,18 @@ The command line, the notebook and the tests all call these functions in this or
 """
 
 import json
+import os
 import secrets
+import shlex
+import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import yaml
@@ -31,7 +36,7 @@ from federation.site import Part, Site, open_site
 from federation.tracking.log import log_run
 from federation.tracking.runs import LoggedRun, TrackedModel, TrackedRun
 from federation.tracking.store import open_store
-from federation.training import initial_weights, require_data_fits
+from federation.training import initial_weights, require_data_fits, require_trainable
 from models.weights import weights_to_bytes
 
 Watcher = Callable[[RoundFinished], None]
@@ -56,11 +61,17 @@ class Quote:
 
 @dataclass(frozen=True)
 class SiteOutcome:
-    """One site's line of the final table. Scores are on its public subjects."""
+    """One site's line of the final table. Scores are on its public subjects.
+
+    Attributes:
+        before, after: Mean Dice before the first and after the last round; NaN without subjects.
+        spent, limit: Epsilon in the state of the site's filter, and at most.
+    """
 
     site: str
     before: float
     after: float
+    num_public: int
     spent: float
     limit: float
     fingerprint: str
@@ -81,12 +92,34 @@ class RunSummary:
     store: str
     tracked: LoggedRun
 
+    def mean_dice(self, when: Literal["before", "after"]) -> float:
+        """Return mean Dice over the public subjects of all sites, each subject counted once."""
+        scored = [s for s in self.sites if isfinite(getattr(s, when))]
+        total = sum(s.num_public for s in scored)
+        if not total:
+            return float("nan")
+        return float(sum(getattr(s, when) * s.num_public for s in scored) / total)
+
     @property
     def verify_command(self) -> str:
         """Return the complete command with which anybody can check the ledgers."""
-        ledgers = " ".join(str(site.ledger) for site in self.sites)
         trust, receipts = self.out / "trust.txt", self.out / "receipts.json"
-        return f"cohortium audit verify --trust {trust} --receipts {receipts} {ledgers}"
+        options = ["audit", "verify", "--trust", trust, "--receipts", receipts]
+        ledgers = [site.ledger for site in self.sites]
+        return shlex.join(map(str, [program("cohortium"), *options, *ledgers]))
+
+    @property
+    def mlflow_command(self) -> str:
+        """Return the complete command that shows the run in MLflow's own pages."""
+        return shlex.join([program("mlflow"), "ui", "--backend-store-uri", self.store])
+
+
+def program(name: str) -> str:
+    """Return how to call a program of this installation from where the person stands."""
+    beside = Path(sys.executable).with_name(name)
+    if shutil.which(name) == str(beside) or not beside.is_file():
+        return name
+    return os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside)
 
 
 def open_sites(paths: Sequence[Path]) -> list[Site]:
@@ -96,6 +129,7 @@ def open_sites(paths: Sequence[Path]) -> list[Site]:
         FederationError: A file is invalid, or two sites share a name or a state folder.
     """
     sites = [open_site(path) for path in paths]
+    _require_separate_data(sites)
     for what, values in (
         ("name", [s.name for s in sites]),
         ("state folder", [str(s.config.state.resolve()) for s in sites]),
@@ -104,6 +138,18 @@ def open_sites(paths: Sequence[Path]) -> list[Site]:
         if twice:
             raise FederationError(f"Two sites have the {what} {twice[0]}. Give each its own.")
     return sites
+
+
+def _require_separate_data(sites: Sequence[Site]) -> None:
+    """Refuse two sites over one folder: its subjects would have two budgets."""
+    folders = [(site.name, site.config.protected.path.resolve()) for site in sites]
+    for name, folder in folders:
+        for other, inside in folders:
+            if name != other and inside.is_relative_to(folder):
+                raise FederationError(
+                    f"{name} and {other} both protect {inside}. Its subjects have one budget: "
+                    "name one site for it."
+                )
 
 
 def ingest_sites(
@@ -133,13 +179,13 @@ def quote(experiment: Experiment, sites: Sequence[Site]) -> list[Quote]:
             built, or may not be trained under privacy.
     """
     plan = make_plan(experiment)
-    initial_weights(experiment)
+    require_trainable(experiment)
     for site in sites:
         require_data_fits(experiment, site)
-    return [_quote(plan, site) for site in sites]
+    return [_quote(experiment, plan, site) for site in sites]
 
 
-def _quote(plan: PrivacyPlan, site: Site) -> Quote:
+def _quote(experiment: Experiment, plan: PrivacyPlan, site: Site) -> Quote:
     state, policy = site.ledger.state, site.ledger.policy
     whole = plan.round_event.times(plan.charges)
     return Quote(
@@ -148,18 +194,20 @@ def _quote(plan: PrivacyPlan, site: Site) -> Quote:
         after=state.after(whole).spent_epsilon(policy),
         limit=policy.epsilon,
         delta=policy.delta,
-        admitted=state.admits(policy, whole),
+        admitted=site.ledger.fits(whole, experiment.digest()),
     )
 
 
 def approve(experiment: Experiment, sites: Sequence[Site], *, approver: str) -> None:
-    """Record each site's approval in its ledger.
+    """Record every site's approval in its ledger, or none.
 
     Raises:
-        PrivacyBudgetError: A site's policy or budget does not allow it; nothing was charged.
+        PrivacyBudgetError: A site's policy or budget does not allow it. That refusal is recorded
+            there; no site has approved anything.
     """
     plan = make_plan(experiment)
-    for site in sites:
+    refusing = [site for site in sites if not _quote(experiment, plan, site).admitted]
+    for site in refusing or sites:
         site.approve(experiment, plan, approver=approver)
 
 
@@ -180,6 +228,15 @@ def run_experiment(
     out.mkdir(parents=True, exist_ok=True)
     grid = LocalGrid({site.name: client_app(LocalRounds(site)) for site in sites})
     run = secrets.token_hex(16)
+    receipts: list[dict[str, Any]] = []
+
+    def after_round(event: RoundFinished) -> None:
+        # What sites have paid for is on record even if this process dies in the next round.
+        receipts.extend(dict(receipt) for receipt in event.receipts)
+        _keep_evidence(out, sites, receipts)
+        if on_event is not None:
+            on_event(event)
+
     try:
         result = run_rounds(
             grid,
@@ -188,12 +245,11 @@ def run_experiment(
             weights=initial_weights(experiment),
             rounds=experiment.algorithm.rounds,
             min_sites=experiment.algorithm.min_sites,
-            on_event=on_event,
+            on_event=after_round,
         )
     except RunStoppedError as stopped:
         _keep_evidence(out, sites, stopped.receipts)
         raise
-    _keep_evidence(out, sites, result.receipts)
     write_atomically(out / "model.safetensors", weights_to_bytes(result.weights), mode=0o644)
     store = open_store(out.resolve() / "mlflow")
     tracked = log_run(_tracked(experiment, result, run, store))
@@ -223,8 +279,9 @@ def _keep_evidence(out: Path, sites: Sequence[Site], receipts: Sequence[dict[str
 def _outcome(site: Site, events: Sequence[RoundFinished]) -> SiteOutcome:
     return SiteOutcome(
         site=site.name,
-        before=_dice(events[0], site.name),
-        after=_dice(events[-1], site.name),
+        before=_score(events[0], site.name, "dice", float("nan")),
+        after=_score(events[-1], site.name, "dice", float("nan")),
+        num_public=int(_score(events[-1], site.name, "num_subjects", 0)),
         spent=site.ledger.spent_epsilon,
         limit=site.ledger.policy.epsilon,
         fingerprint=site.key.fingerprint,
@@ -232,8 +289,8 @@ def _outcome(site: Site, events: Sequence[RoundFinished]) -> SiteOutcome:
     )
 
 
-def _dice(event: RoundFinished, site: str) -> float:
-    return event.scores.get(site, {}).get("dice", float("nan"))
+def _score(event: RoundFinished, site: str, name: str, default: float) -> float:
+    return event.scores.get(site, {}).get(name, default)
 
 
 def _tracked(experiment: Experiment, result: RunResult, run: str, store: str) -> TrackedRun:

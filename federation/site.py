@@ -6,18 +6,17 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from data_adapters.ingest import IngestReport, ingest
-from data_adapters.manifest import Manifest
+from data_adapters.manifest import Manifest, ScanEntry
 from data_adapters.sources import Source
 from federation.canonical import canonical_json, digest_bytes
 from federation.documents import Strict, parse_document, read_yaml
-from federation.errors import FederationError, PrivacyBudgetError, Refused
+from federation.errors import FederationError, LedgerError, Refused
 from federation.experiment import Experiment, Identifier, Name
 from federation.files import private_folder, write_atomically
 from federation.ledger.filter import BudgetPolicy
@@ -47,6 +46,7 @@ class SitePolicy(Strict):
         subjects_between: Public bounds on the number of protected subjects; the number itself
             stays private.
         release_counts: How the number of subjects is told: not at all, rounded to ten, or exactly.
+            Rounding is no differential privacy: a count at an edge tells of one subject.
     """
 
     epsilon: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
@@ -71,12 +71,17 @@ class SitePolicy(Strict):
 
 
 class SiteConfig(Strict):
-    """The site file. Relative paths start at the folder of the file."""
+    """The site file. Relative paths start at the folder of the file.
+
+    ``site``, ``dataset``, ``licence`` and ``modality`` (DICOM CS, such as MR) are public by
+    declaration: none of them is read off the subjects.
+    """
 
     site: Identifier
     state: Path
     dataset: Identifier
     licence: Name
+    modality: Annotated[str, Field(pattern=r"^[A-Z]{2,16}$")] = "UNDECLARED"
     protected: Source
     public: PublicData | None = None
     policy: SitePolicy
@@ -152,7 +157,6 @@ class Site:
             pseudonymise=pseudonymiser(self.config.state),
             progress=progress,
         )
-        self.__dict__.pop(f"_{part}_manifest", None)
         self._check_subjects()
         return report
 
@@ -168,7 +172,7 @@ class Site:
                 f"{self.name}: the {part} data has not been ingested. Run the experiment with "
                 "'cohortium run', which ingests first."
             )
-        return self._protected_manifest if part == "protected" else self._public_manifest
+        return Manifest.load(path)
 
     @property
     def has_public(self) -> bool:
@@ -181,7 +185,7 @@ class Site:
         Raises:
             PrivacyBudgetError: The policy forbids it, or the budget left does not hold it.
         """
-        self._require_policy(plan)
+        self._check_subjects()
         self._keep(experiment)
         self.ledger.approve(
             experiment.digest(),
@@ -225,19 +229,11 @@ class Site:
             commitment=self.commitment(experiment_digest),
             dataset=self.config.dataset,
             source_kind=self.config.protected.kind,
-            modality="+".join(sorted({scan.modality for scan in manifest.scans})),
+            modality=self.config.modality,
             num_subjects=self._released_count(),
             licence=self.config.licence,
             versions=dict(manifest.versions),
         )
-
-    @cached_property
-    def _protected_manifest(self) -> Manifest:
-        return Manifest.load(self.cache("protected") / "manifest.json")
-
-    @cached_property
-    def _public_manifest(self) -> Manifest:
-        return Manifest.load(self.cache("public") / "manifest.json")
 
     @property
     def _public(self) -> PublicData:
@@ -250,34 +246,33 @@ class Site:
         how = self.config.policy.release_counts
         if how == "exact":
             return str(count)
-        return f"about {round(count, -1)}" if how == "rounded" else "withheld"
-
-    def _require_policy(self, plan: PrivacyPlan) -> None:
-        if not plan.is_private and not self.config.policy.allow_unprotected:
-            raise PrivacyBudgetError(
-                f"{self.name}: the experiment has privacy kind 'none' (epsilon infinite) and this "
-                "site's policy forbids it. Nothing was read or sent. Use privacy kind "
-                "'subject_dp', or set allow_unprotected: true in the policy of a new site."
-            )
+        return _rounded(count) if how == "rounded" else "withheld"
 
     def _check_subjects(self) -> None:
         """Check the declared bounds and that nobody is both protected and public."""
-        parts = [p for p in ("protected", "public") if (self.cache(p) / "manifest.json").is_file()]
-        subjects = {p: {s.subject for s in self.manifest(p).scans} for p in parts}  # type: ignore[arg-type]
+        protected = self._scans("protected")
         low, high = self.config.policy.subjects_between
-        count = len(subjects.get("protected", ()))
-        if count and not low <= count <= high:
+        count = len({scan.subject for scan in protected})
+        if protected and not low <= count <= high:
             raise FederationError(
                 f"{self.name}: {count} protected subjects are outside the declared bounds "
                 f"{low} to {high}. Correct policy.subjects_between in the site file; the ledger "
                 "keeps its budget."
             )
-        both = subjects.get("protected", set()) & subjects.get("public", set())
-        if both:
+        public = self._scans("public")
+        both = {s.subject for s in protected} & {s.subject for s in public}
+        same = {s.digest for s in protected} & {s.digest for s in public}
+        if both or same:
             raise FederationError(
-                f"{self.name}: {len(both)} subjects are in the protected and in the public folder. "
-                "Public subjects have no protection; remove them from one of the two."
+                f"{self.name}: {len(both)} subjects and {len(same)} scans are in the protected "
+                "and in the public folder. Public subjects have no protection; remove them from "
+                "one of the two."
             )
+
+    def _scans(self, part: Part) -> tuple[ScanEntry, ...]:
+        """Return what was ingested of one part, nothing if it was not yet."""
+        present = (self.cache(part) / "manifest.json").is_file()
+        return self.manifest(part).scans if present else ()
 
     def _keep(self, experiment: Experiment) -> None:
         path = self._experiment_path(experiment.digest())
@@ -295,6 +290,16 @@ class Site:
         return path.read_bytes()
 
 
+def _rounded(count: int) -> str:
+    """Return the count to the nearest ten, halves up.
+
+    >>> _rounded(4), _rounded(15), _rounded(48)
+    ('under 10', 'about 20', 'about 50')
+    """
+    nearest = (count + 5) // 10 * 10
+    return f"about {nearest}" if count >= 10 else "under 10"
+
+
 def _hex(experiment_digest: str) -> str:
     """Return the hex part of a digest, refusing anything that is not one (it names a file)."""
     text = experiment_digest.removeprefix("sha256:")
@@ -307,7 +312,8 @@ def open_site(path: Path) -> Site:
     """Open the site that a site file describes; the first time makes its keys and its ledger.
 
     Raises:
-        FederationError: The file is invalid, a folder is missing, or the ledger is damaged.
+        FederationError: The file is invalid, a folder is missing, or the ledger is damaged, gone,
+            behind its outbox, or another data set's.
     """
     config = load_site_config(path)
     _require_folders(config)
@@ -318,20 +324,41 @@ def open_site(path: Path) -> Site:
 
 def _open_ledger(config: SiteConfig, key: SiteKey) -> Ledger:
     path, policy = config.state / "ledger.jsonl", config.policy
-    budget = BudgetPolicy.of(
-        policy.epsilon, policy.delta, allow_unprotected=policy.allow_unprotected
-    )
     if not path.exists():
+        _require_new(config)
+        budget = BudgetPolicy.of(
+            policy.epsilon, policy.delta, allow_unprotected=policy.allow_unprotected
+        )
         return Ledger.create(path, key, budget, config.dataset, site=config.site)
     ledger = Ledger.open(path, key)
-    if ledger.policy != budget:
-        raise FederationError(
-            f"{config.site}: the site file's budget (epsilon {policy.epsilon:g}, delta "
-            f"{policy.delta:g}) is not the one this ledger was opened with (epsilon "
-            f"{ledger.policy.epsilon:g}, delta {ledger.policy.delta:g}). A budget is never "
-            "reset: put the old numbers back."
-        )
+    opened_with = ledger.policy
+    for name, now, then in (
+        ("site", config.site, ledger.site),
+        ("dataset", config.dataset, ledger.population),
+        ("policy.epsilon", policy.epsilon, opened_with.epsilon),
+        ("policy.delta", policy.delta, opened_with.delta),
+        ("policy.allow_unprotected", policy.allow_unprotected, opened_with.allow_unprotected),
+    ):
+        if now != then:
+            raise FederationError(
+                f"{config.site}: {name} is {now} in the site file but {then} in the ledger "
+                f"{path}. A ledger is never renamed and a budget never reset: put {then} back."
+            )
     return ledger
+
+
+def _require_new(config: SiteConfig) -> None:
+    """Refuse to start a ledger where there has been one: it would forget what was spent.
+
+    Raises:
+        LedgerError: The state folder has approvals or releases, but no ledger.
+    """
+    for name in ("experiments", "nonces", "outbox"):
+        if any((config.state / name).glob("*")):
+            raise LedgerError(
+                f"{config.site}: {config.state} holds '{name}' of earlier runs but no ledger. "
+                "Restore ledger.jsonl from backup; a new one would forget what was spent."
+            )
 
 
 def _require_folders(config: SiteConfig) -> None:

@@ -1,18 +1,18 @@
 """Training at one site, and scoring on subjects that the site declares public. No flwr here."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import logging
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.data import DataLoader
 from monai.losses import DiceLoss
 from monai.metrics import compute_dice
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from data_adapters.subjects import Record, SubjectDataset
+from federation.algorithms.fedavg import client_step
 from federation.experiment import Adam, DiceCrossEntropy, Experiment, ForegroundDice
 from federation.privacy.engine import SubjectOptimizer, subject_gradient
 from federation.privacy.plan import PrivacyPlan
@@ -21,8 +21,12 @@ from federation.privacy.sampling import PoissonSubjects
 from federation.site import Part, Site
 from models.build import build_network, load_weights, weights_of
 from models.dp_safe import require_dp_safe
+from models.errors import ModelError
 
 Weights = dict[str, npt.NDArray[np.float32]]
+
+# The site's own log; nothing written to it is sent.
+_log = logging.getLogger("cohortium.site")
 
 
 def default_device() -> torch.device:
@@ -39,15 +43,48 @@ def initial_weights(experiment: Experiment) -> Weights:
     return weights_of(_network(experiment))
 
 
+def require_trainable(experiment: Experiment) -> None:
+    """Take one step's forward and backward pass on noise, before anybody pays for it.
+
+    Raises:
+        ModelError: The network cannot be built, run on this input, or trained under privacy.
+    """
+    network = _network(experiment).train()
+    generator = torch.Generator().manual_seed(0)
+    shape = experiment.input.shape
+    images = torch.randn((experiment.input.cap, 1, *shape), generator=generator)
+    labels = torch.zeros((experiment.input.cap, *shape), dtype=torch.uint8)
+    try:
+        loss_per_image(network, [Record(images, labels)], experiment.loss).mean().backward()
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"This {experiment.model.kind} cannot be trained on images of {shape} voxels: "
+            f"{' '.join(str(error).split())[:200]}. Use a larger shape or fewer strides."
+        ) from error
+
+
+def require_fitting_weights(
+    experiment: Experiment, weights: Mapping[str, npt.NDArray[np.float32]]
+) -> None:
+    """Check names and shapes against the experiment's network, before anything is charged.
+
+    Raises:
+        ModelError: They differ.
+    """
+    load_weights(_network(experiment), weights)
+
+
 def require_data_fits(experiment: Experiment, site: Site) -> None:
-    """Check that the experiment's classes and grid suit a site's cached data.
+    """Check that every subject of a site can be prepared as the experiment asks.
 
     Raises:
         DataError: Says which classes or which grid, and what to change.
     """
     parts: tuple[Part, ...] = ("protected", "public") if site.has_public else ("protected",)
     for part in parts:
-        open_dataset(experiment, site, part).scans(0)
+        dataset = open_dataset(experiment, site, part)
+        for index in range(len(dataset)):
+            dataset.scans(index)
 
 
 def open_dataset(experiment: Experiment, site: Site, part: Part) -> SubjectDataset:
@@ -80,15 +117,12 @@ def train_locally(
     network = _network(experiment)
     load_weights(network, weights)
     network.to(default_device()).train()
-    loader = DataLoader(
-        dataset,
-        batch_sampler=PoissonSubjects(len(dataset), plan.sampling_rate, plan.steps, randomness),
-        collate_fn=list,
-    )
     take_step = _private_stepper if plan.is_private else _plain_stepper
     step = take_step(experiment, plan, network, randomness)
-    for records in loader:
-        step(records)
+    # No DataLoader: torch's and MONAI's reseed or share one global generator, which would draw the
+    # same slices in each round and let one subject change another's.
+    for subjects in PoissonSubjects(len(dataset), plan.sampling_rate, plan.steps, randomness):
+        step(dataset, subjects)
     return _update(network, weights, only_trained=plan.is_private)
 
 
@@ -112,28 +146,42 @@ def _trainable(network: nn.Module) -> list[nn.Parameter]:
     return [p for p in network.parameters() if p.requires_grad]
 
 
+Step = Callable[[SubjectDataset, Sequence[int]], None]
+
+
 def _private_stepper(
     experiment: Experiment, plan: PrivacyPlan, network: nn.Module, randomness: Randomness
-) -> Any:
+) -> Step:
     optimizer = SubjectOptimizer(_optimizer(experiment, network), plan=plan, randomness=randomness)
     parameters = _trainable(network)
 
-    def step(records: Sequence[Record]) -> None:
-        for record in records:
-            loss = loss_per_image(network, [record], experiment.loss).mean()
-            optimizer.add_subject(subject_gradient(loss, parameters))
+    def gradient(dataset: SubjectDataset, subject: int) -> list[torch.Tensor]:
+        record = dataset.record(subject, randomness.uniforms)
+        loss = loss_per_image(network, [record], experiment.loss).mean()
+        return subject_gradient(loss, parameters)
+
+    def step(dataset: SubjectDataset, subjects: Sequence[int]) -> None:
+        for subject in subjects:
+            try:
+                optimizer.add_subject(gradient(dataset, subject))
+            except Exception:
+                # A failure that depends on one subject would tell the hub that it was sampled,
+                # at no cost: it counts as gradient zero, as NaN does, and only this site's log
+                # knows. What fails for every subject is found before approval.
+                _log.exception("A subject's gradient could not be computed; it counts as zero.")
         optimizer.release_step()
 
     return step
 
 
 def _plain_stepper(
-    experiment: Experiment, plan: PrivacyPlan, network: nn.Module, _: Randomness
-) -> Any:
+    experiment: Experiment, plan: PrivacyPlan, network: nn.Module, randomness: Randomness
+) -> Step:
     optimizer = _optimizer(experiment, network)
 
-    def step(records: Sequence[Record]) -> None:
+    def step(dataset: SubjectDataset, subjects: Sequence[int]) -> None:
         optimizer.zero_grad(set_to_none=True)
+        records = [dataset.record(subject, randomness.uniforms) for subject in subjects]
         if records:
             per_image = loss_per_image(network, records, experiment.loss)
             shares = torch.cat([torch.full((len(r.images),), 1 / len(r.images)) for r in records])
@@ -172,13 +220,12 @@ def _update(
     network: nn.Module, weights: Mapping[str, npt.NDArray[np.float32]], *, only_trained: bool
 ) -> Weights:
     """Return trained minus received weights; what no noised step touched is exactly zero."""
-    trained = {name for name, p in network.named_parameters() if p.requires_grad}
-    return {
-        name: np.zeros_like(value)
-        if only_trained and name not in trained
-        else (value - weights[name]).astype(np.float32)
-        for name, value in weights_of(network).items()
-    }
+    update = client_step(weights, weights_of(network))
+    if only_trained:
+        stepped = {name for name, p in network.named_parameters() if p.requires_grad}
+        for name in update.keys() - stepped:
+            update[name] = np.zeros_like(update[name])
+    return update
 
 
 @torch.no_grad()
@@ -198,18 +245,28 @@ def score(
     load_weights(network, weights)
     network.to(default_device()).eval()
     subjects = [_subject_dice(network, public, i) for i in range(len(public))]
-    per_class = np.nanmean(np.stack(subjects), axis=0)
-    names = experiment.task.classes[1:]
-    scores = {f"dice/{name}": float(d) for name, d in zip(names, per_class, strict=True)}
-    return {"dice": float(np.nanmean(per_class)), **scores, "num_subjects": float(len(public))}
+    per_class = _mean_of_present(subjects)
+    named = zip(experiment.task.classes[1:], per_class, strict=True)
+    scores = {f"dice/{name}": float(d) for name, d in named if not np.isnan(d)}
+    if scores:
+        scores = {"dice": float(np.mean(list(scores.values()))), **scores}
+    return {**scores, "num_subjects": float(len(public))}
+
+
+def _mean_of_present(rows: Sequence[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
+    """Return the mean of each column over its entries that are not NaN; NaN where there is none."""
+    table = np.stack(rows)
+    present = ~np.isnan(table)
+    counts = present.sum(0)
+    sums = np.where(present, table, 0.0).sum(0)
+    return np.divide(sums, counts, out=np.full(table.shape[1], np.nan), where=counts > 0)
 
 
 def _subject_dice(
     network: nn.Module, public: SubjectDataset, subject: int
 ) -> npt.NDArray[np.float64]:
     scans = [_scan_dice(network, record) for record in public.scans(subject)]
-    stacked: npt.NDArray[np.float64] = np.nanmean(np.stack(scans), axis=0)
-    return stacked
+    return _mean_of_present(scans)
 
 
 def _scan_dice(network: nn.Module, record: Record) -> npt.NDArray[np.float64]:

@@ -1,6 +1,10 @@
 """A tiny federation on disk, made once a test process and copied for each test that writes."""
 
 import os
+
+# Test processes run side by side: more threads each would wait for one another. Before torch.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import shutil
 from pathlib import Path
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from federation.cli import show
-from federation.errors import FederationError, PrivacyBudgetError
+from federation.errors import FederationError
 from federation.experiment import Experiment, load_experiment
 
 ExperimentFile = Annotated[Path, typer.Argument(help="The experiment, a YAML file.")]
@@ -65,15 +65,13 @@ def carry_out(  # noqa: PLR0913 - all but two are named
     with show.ingest_progress() as progress:
         reports = ingest_sites(sites, progress)
     show.ingest_table(sites, reports)
-    quotes = quote(experiment, sites)
+    with show.working("Trying the experiment on every subject"):
+        quotes = quote(experiment, sites)
     show.quote_table(experiment, quotes)
-    refusing = [q.site for q in quotes if not q.admitted]
-    if not refusing:
+    if all(q.admitted for q in quotes):
         _ask(yes, approver)
-    # A quote that does not fit is still put to the ledger, so that the refusal is on record.
+    # Where a quote does not fit this raises, and that site's ledger has the refusal on record.
     approve(experiment, sites, approver=approver)
-    if refusing:
-        raise PrivacyBudgetError(f"Refused at: {', '.join(refusing)}. Nothing was charged.")
     with show.run_progress(experiment, sites) as on_event:
         summary = run_experiment(experiment, sites, out=out, on_event=on_event)
     if as_json:
@@ -83,9 +81,9 @@ def carry_out(  # noqa: PLR0913 - all but two are named
 
 
 def _require_new(out: Path) -> None:
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise FederationError(
-            f"{out} is not empty. Results of two runs never share a folder: give another --out."
+            f"{out} is not an empty folder, and two runs never share one. Give another --out."
         )
 
 

@@ -50,6 +50,13 @@ def layout(site_files: Sequence[Path]) -> None:
 
 
 @contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show that something of unknown length is going on."""
+    with _progress.status(what):
+        yield
+
+
+@contextmanager
 def layout_progress() -> Iterator[Callable[[int, int], None]]:
     """Show how many simulated subjects are on disk."""
     with _bar("Simulating subjects") as update:
@@ -190,7 +197,13 @@ def summary_table(summary: "RunSummary") -> None:
         table.add_column(heading, justify="left" if heading == "site" else "right")
     for s in summary.sites:
         left = 0.0 if isinf(s.spent) else max(0.0, s.limit - s.spent)
-        table.add_row(s.site, dice(s.before), dice(s.after), epsilon(s.spent), epsilon(left))
+        # What is left is rounded down, as what is spent is rounded up.
+        left_text = f"{int(left * 100) / 100:.2f}"
+        table.add_row(s.site, dice(s.before), dice(s.after), epsilon(s.spent), left_text)
+    subjects = sum(s.num_public for s in summary.sites)
+    table.add_section()
+    means = (dice(summary.mean_dice("before")), dice(summary.mean_dice("after")))
+    table.add_row(f"all {subjects} public subjects", *means, "", "")
     _results.print(table)
     _results.print(
         "Dice is on subjects that each site declares public; epsilon is the filter's state."
@@ -205,7 +218,7 @@ def _next_steps(summary: "RunSummary") -> list[str]:
         f"Model: {summary.out / 'model.safetensors'}, registered in MLflow as "
         f"{summary.tracked.model_name} version {summary.tracked.model_version}",
         "Open MLflow:",
-        f"  mlflow ui --backend-store-uri {summary.store}",
+        f"  {summary.mlflow_command}",
         "Each site's ledger:",
         *ledgers,
         "Verify the ledgers (recomputes epsilon with another accountant):",
@@ -224,11 +237,14 @@ def summary_json(summary: "RunSummary") -> None:
         "out": str(summary.out),
         "mlflow": summary.store,
         "verify": summary.verify_command,
+        "dice_before": _number(summary.mean_dice("before")),
+        "dice_after": _number(summary.mean_dice("after")),
         "sites": [
             {
                 "site": s.site,
                 "dice_before": _number(s.before),
                 "dice_after": _number(s.after),
+                "num_public": s.num_public,
                 "epsilon_spent": _number(s.spent),
                 "epsilon_limit": s.limit,
                 "fingerprint": s.fingerprint,

@@ -49,6 +49,7 @@ class SiteFacts:
     epsilon: float = 10.0
     delta: float = 1e-5
     allow_unprotected: bool = False
+    modality: str = "MR"
 
 
 @dataclass(frozen=True)
@@ -148,10 +149,11 @@ def site_file(facts: SiteFacts) -> str:
     return f"""\
 # The site file of {facts.site}. It stays at the site. Relative paths start at its folder.
 
-# These three travel: they name the site and its data set in tables, ledgers and tracking.
+# These travel: they name the site and its data set in tables, ledgers and tracking.
 site: {facts.site}
 dataset: {facts.dataset}
 licence: {_quoted(facts.licence)}
+modality: {facts.modality}
 
 # Keys, privacy ledger, cache and outbox. Keep backups of it, but never put an older one back:
 # its ledger would have forgotten what was spent since.

@@ -215,7 +215,8 @@ class CohortStrategy(Strategy):
         ).rstrip()
 
     def _finish(self, server_round: int, scores: Mapping[str, Mapping[str, float]]) -> None:
-        event = RoundFinished(server_round, self._returned, dict(self._refused), scores)
+        receipts = tuple(r for r in self.receipts if r["round"] == server_round)
+        event = RoundFinished(server_round, self._returned, dict(self._refused), scores, receipts)
         self.events.append(event)
         if self._on_event is not None:
             self._on_event(event)

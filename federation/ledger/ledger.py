@@ -13,13 +13,16 @@ from typing import Any
 from federation.errors import LedgerError, PrivacyBudgetError, Refused
 from federation.ledger.book import Approval, Book, Charge, RoundKey, Work
 from federation.ledger.chain import ChainFile, create_file
-from federation.ledger.filter import BudgetPolicy, Event, FilterState
+from federation.ledger.filter import BudgetPolicy, Event, FilterState, Unprotected
 from federation.ledger.keys import SiteKey
 from federation.ledger.outbox import Outbox
 from federation.ledger.receipts import Receipt
 from federation.ledger.records import FORMAT, NO_RECORD, Record, parse_record
 
 __all__ = ["Charge", "Ledger", "RoundKey"]
+
+# Past this many refused requests further ones are still refused, but no longer recorded.
+MAX_REFUSALS = 10_000
 
 
 class Ledger:
@@ -32,7 +35,7 @@ class Ledger:
         self._records: list[Record] = []
         self._book: Book | None = None
         with self._file.locked():
-            self._refresh()
+            self._outbox.require_known(self._refresh().charges.values())
 
     @classmethod
     def create(
@@ -118,8 +121,12 @@ class Ledger:
             book = self._refresh()
             if not book.fits(event.times(rounds), experiment_digest):
                 self._append("refusal", {**what, "code": "budget", "request": None})
-                raise PrivacyBudgetError(self._does_not_fit(book, rounds))
+                raise PrivacyBudgetError(self._does_not_fit(book, rounds, event))
             return self._append("approval", {**what, **terms})
+
+    def fits(self, event: Event, experiment_digest: str) -> bool:
+        """Tell whether ``event`` could be approved now, beside what is reserved for others."""
+        return self._current().fits(event, experiment_digest)
 
     def approval_for(self, experiment_digest: str, *, used_up: bool = False) -> Record | None:
         """Return the experiment's newest approval, if it has charges left.
@@ -302,8 +309,8 @@ class Ledger:
         return record
 
     def _record_refusal(self, book: Book, work: Work, code: str) -> None:
-        """Record each refusal once per key, so that a hub cannot flood the ledger with one."""
-        if (work.key, code) in book.refused:
+        """Record each refusal once per key, up to a limit: a hub cannot flood the ledger."""
+        if (work.key, code) in book.refused or len(book.refused) >= MAX_REFUSALS:
             return
         what = work.to_json()
         names = ("run", "round", "attempt", "request_digest")
@@ -334,8 +341,14 @@ class Ledger:
         self._outbox.put_receipt(charge, receipt)
         return receipt
 
-    def _does_not_fit(self, book: Book, rounds: int) -> str:
+    def _does_not_fit(self, book: Book, rounds: int, event: Event) -> str:
         policy, spent = book.policy, book.state.spent_epsilon(book.policy)
+        if isinstance(event, Unprotected):
+            return (
+                f"{book.genesis.body['population']}: the experiment has privacy kind 'none' "
+                "(epsilon infinite) and this site's policy forbids it. Nothing was read or sent. "
+                "Use privacy kind 'subject_dp'."
+            )
         return (
             f"{book.genesis.body['population']}: {rounds} rounds of this experiment do not fit "
             f"what is left: the filter stands at epsilon {spent:.2f} of "

@@ -1,5 +1,6 @@
 """Updates as they were released, so that the same request gets the same bytes again."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from federation.canonical import canonical_json, digest_bytes
@@ -22,6 +23,21 @@ class Outbox:
     def receipt_path(self, charge: Charge) -> Path:
         """Return where this charge's receipt lies."""
         return self.payload_path(charge).with_suffix(".receipt.json")
+
+    def require_known(self, charges: Iterable[Charge]) -> None:
+        """Check that every update in the folder belongs to a charge of the ledger.
+
+        Raises:
+            LedgerError: One does not: the ledger is older than what was released under it.
+        """
+        known = {self.payload_path(charge).name for charge in charges}
+        unknown = sorted({path.name for path in self._folder.glob("*.update")} - known)
+        if unknown:
+            raise LedgerError(
+                f"The outbox holds {len(unknown)} updates that the ledger does not know (first: "
+                f"{unknown[0]}): the ledger is an older copy and has forgotten what they cost. "
+                "Restore the newest one. Nothing is charged until then."
+            )
 
     def put_payload(self, charge: Charge, payload: bytes) -> str:
         """Keep the payload, durably, and return its digest."""

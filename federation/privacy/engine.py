@@ -59,8 +59,8 @@ class SubjectOptimizer(DPOptimizer):
         for parameter in self.params:
             summed = parameter.summed_grad
             noise = self._randomness.gaussians(summed.numel()) * self._plan.noise_stddev
-            noised = summed.double().cpu() + torch.from_numpy(noise).view(summed.shape)
-            parameter.grad = noised.to(device=summed.device, dtype=summed.dtype)
+            noised = summed.cpu() + torch.from_numpy(noise).view(summed.shape)
+            parameter.grad = noised.to(device=parameter.device, dtype=parameter.dtype)
 
     @property
     def accumulated_iterations(self) -> int:
@@ -71,7 +71,8 @@ class SubjectOptimizer(DPOptimizer):
         self.zero_grad(set_to_none=True)
         for parameter in self.params:
             # An empty batch releases pure noise through the same path.
-            parameter.summed_grad = torch.zeros_like(parameter)
+            # In float64, so that rounding cannot make one subject move the sum past the clip norm.
+            parameter.summed_grad = torch.zeros_like(parameter, dtype=torch.float64)
 
 
 def clip_subject(gradients: Sequence[torch.Tensor], clip_norm: float) -> list[torch.Tensor]:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from math import inf, isinf
 
 from federation.canonical import digest
+from federation.errors import FederationError
 from federation.experiment import Experiment, SubjectDP
 from federation.ledger.filter import (
     BudgetPolicy,
@@ -23,12 +24,12 @@ class PrivacyPlan:
     """What a run does to each site's subjects, in numbers that everybody may know.
 
     Attributes:
-        epsilon: Bound for the whole run with its retries; infinite means no privacy.
+        epsilon: Bound for the whole run; infinite means no privacy.
         noise_multiplier: Noise standard deviation over ``clip_norm`` (a ratio).
         cap: Most images that form one subject's record.
         expected_batch: What a noised sum over subjects is divided by.
         steps: Noised steps in one round.
-        charges: Most rounds, repeats included, that a site may be asked for.
+        charges: Most rounds that a site may be asked for.
     """
 
     unit: str
@@ -71,21 +72,17 @@ class PrivacyPlan:
 
 
 def make_plan(experiment: Experiment) -> PrivacyPlan:
-    """Calibrate the noise for the whole run, retries included, and return the plan.
+    """Calibrate the noise for the whole run and return the plan.
 
     Raises:
-        ValueError: No noise multiplier below the search limit reaches this epsilon.
+        FederationError: No amount of noise makes this many steps fit this epsilon.
     """
     privacy, algorithm = experiment.privacy, experiment.algorithm
-    charges = algorithm.rounds + algorithm.retries
+    charges = algorithm.rounds
     epsilon, delta, noise, clip = inf, 0.0, 0.0, inf
     if isinstance(privacy, SubjectDP):
         epsilon, delta, clip = privacy.epsilon, privacy.delta, privacy.clip_norm
-        noise = calibrate_noise_multiplier(
-            BudgetPolicy.of(epsilon, delta),
-            sampling_rate=privacy.sampling_rate,
-            steps=charges * algorithm.steps_per_round,
-        )
+        noise = _calibrated(privacy, charges * algorithm.steps_per_round)
     return PrivacyPlan(
         unit="subject",
         adjacency="add_or_remove_one",
@@ -99,3 +96,14 @@ def make_plan(experiment: Experiment) -> PrivacyPlan:
         steps=algorithm.steps_per_round,
         charges=charges,
     )
+
+
+def _calibrated(privacy: SubjectDP, steps: int) -> float:
+    try:
+        return calibrate_noise_multiplier(
+            BudgetPolicy.of(privacy.epsilon, privacy.delta),
+            sampling_rate=privacy.sampling_rate,
+            steps=steps,
+        )
+    except ValueError as error:
+        raise FederationError(f"The experiment's privacy cannot be had: {error}") from error

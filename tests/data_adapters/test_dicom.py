@@ -7,7 +7,7 @@ from pydicom.uid import generate_uid
 
 from data_adapters.cache import read_scan
 from data_adapters.dicom import discover_dicom
-from data_adapters.ingest import discover
+from data_adapters.ingest import discover, ingest
 from data_adapters.reasons import REASONS, Unusable
 from data_adapters.sources import DicomSource
 from data_adapters.writing import write_dicom_scan
@@ -353,3 +353,25 @@ def test_two_series_in_one_folder_are_two_scans(tmp_path, example, dicom_source)
         "1-slice_001.dcm",
     ]
     assert all(candidate.read() for candidate in found.candidates)
+
+
+def test_a_scans_modality_is_that_of_its_class_whatever_the_header_says(tmp_path):
+    """A free-text Modality must not become something that travels."""
+    folder = tmp_path / "study"
+    write_dicom_scan(
+        folder,
+        image_zyx=np.arange(4 * 6 * 8, dtype=np.int16).reshape(4, 6, 8),
+        labels_zyx=np.ones((4, 6, 8), np.uint8),
+        affine_ras=np.diag([5.0, 2.0, 2.0, 1.0])[:, [2, 1, 0, 3]],
+        segment_labels={1: "liver"},
+        patient_id="P1",
+    )
+    for path in folder.glob("*.dcm"):
+        header = pydicom.dcmread(path)
+        if "PixelSpacing" in header:
+            header.Modality = "DOE JANE"
+            header.BurnedInAnnotation = "NO"
+            header.save_as(path)
+    source = DicomSource(kind="dicom", path=tmp_path, classes={"liver": "liver"})
+    report = ingest(source, tmp_path / "cache", pseudonymise=str.upper)
+    assert {scan.modality for scan in report.manifest.scans} == {"MR"}

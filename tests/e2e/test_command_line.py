@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -58,7 +59,7 @@ def test_run_then_verify_then_a_second_run_is_refused(federation, experiment_fil
     assert {s["site"] for s in summary["sites"]} == {"north-hospital", "south-hospital", "bio-lab"}
     assert "round 2 of 2: 3 sites returned" in done.stderr
 
-    verify = summary["verify"].split()[1:]
+    verify = shlex.split(summary["verify"])[1:]
     assert cohortium(*verify).returncode == 0
     untrusted = cohortium(*[v for v in verify if v not in (verify[2], verify[3])])
     assert untrusted.returncode == 1

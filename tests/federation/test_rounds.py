@@ -1,9 +1,13 @@
+import shutil
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from federation.errors import Refused
 from federation.ledger.receipts import Receipt
 from federation.messages import DescribeRequest, EvaluateRequest, TrainRequest
+from federation.privacy.plan import make_plan
 from federation.rounds import LocalRounds
 from federation.training import initial_weights
 from models.weights import weights_from_bytes
@@ -57,7 +61,7 @@ def test_the_same_request_after_a_restart_gets_the_same_bytes(site, rounds):
 
 
 def test_a_new_attempt_is_charged_again_and_has_fresh_noise(site, rounds):
-    first, second = rounds.train(request()), rounds.train(request(round_number=2))
+    first, second = rounds.train(request()), rounds.train(request(attempt=2))
     assert first.payload != second.payload
     assert kinds(site).count("charge") == 2
 
@@ -146,4 +150,26 @@ def test_a_description_holds_no_path_and_no_root(site, rounds, federation):
     text = repr(description)
     assert str(federation) not in text
     assert site.manifest("protected").root not in text
-    assert description.num_subjects == "about 0"
+    assert description.num_subjects == "under 10"
+    assert description.modality == "MR"
+
+
+def test_weights_that_do_not_fit_are_refused_before_the_charge(site, rounds):
+    fitting = request()
+    name = next(iter(fitting.weights))
+    crafted = replace(fitting, weights=fitting.weights | {name: np.zeros(3, np.float32)})
+    with pytest.raises(Refused, match="invalid_request"):
+        rounds.train(crafted)
+    assert "charge" not in kinds(site)
+
+
+def test_a_round_after_a_withdrawal_no_longer_sees_the_subject(federation, approved_sites):
+    lab = next(site for site in approved_sites if site.name == "bio-lab")
+    rounds = LocalRounds(lab)
+    rounds.train(request())
+    before = len(list((lab.cache("protected") / "scans").iterdir()))
+    shutil.rmtree(min((federation / "bio-lab" / "protected").iterdir()))
+    lab.ingest("protected")
+    lab.approve(tiny_experiment(), make_plan(tiny_experiment()), approver="test")
+    assert len(rounds._dataset(tiny_experiment(), "protected")) == 4
+    assert len(list((lab.cache("protected") / "scans").iterdir())) < before

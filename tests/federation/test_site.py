@@ -4,7 +4,9 @@ import stat
 import pytest
 
 from data_adapters.errors import DataError
+from federation import run
 from federation.errors import FederationError, PrivacyBudgetError, Refused
+from federation.ledger.ledger import RoundKey
 from federation.privacy.plan import make_plan
 from federation.run import open_sites
 from federation.site import load_site_config, open_site
@@ -44,14 +46,14 @@ def test_a_subject_both_protected_and_public_is_refused(federation):
     lab = federation / "bio-lab"
     subject = min((lab / "protected").iterdir())
     shutil.copytree(subject, lab / "public" / subject.name)
-    with pytest.raises(FederationError, match="1 subjects are in the protected and in the public"):
+    with pytest.raises(FederationError, match=r"1 subjects and . scans are in the protected"):
         open_site(lab / "site.yaml").ingest("public")
 
 
 def test_a_budget_changed_in_the_site_file_is_refused(federation):
     file = federation / "bio-lab" / "site.yaml"
     edit(file, "epsilon: 10", "epsilon: 20")
-    with pytest.raises(FederationError, match="A budget is never reset"):
+    with pytest.raises(FederationError, match=r"policy.epsilon is 20.0 .* budget never reset"):
         open_site(file)
 
 
@@ -135,3 +137,62 @@ def test_counts_leave_only_as_the_policy_says(federation, how, said):
     file = federation / "bio-lab" / "site.yaml"
     edit(file, "release_counts: rounded", f"release_counts: {how}")
     assert open_site(file).describe(tiny_experiment().digest()).num_subjects == said
+
+
+def test_a_deleted_ledger_is_not_replaced_by_a_fresh_budget(federation, approved_sites):
+    (federation / "bio-lab" / "state" / "ledger.jsonl").unlink()
+    with pytest.raises(FederationError, match="would forget what was spent"):
+        open_site(federation / "bio-lab" / "site.yaml")
+
+
+def test_an_older_copy_of_the_ledger_is_found_by_the_outbox(federation, approved_sites):
+    lab = next(site for site in approved_sites if site.name == "bio-lab")
+    ledger = federation / "bio-lab" / "state" / "ledger.jsonl"
+    older = ledger.read_bytes()
+    plan = make_plan(tiny_experiment())
+    charge = lab.ledger.charge(
+        RoundKey("ab" * 16, 1, 1),
+        request_digest="sha256:" + "0" * 64,
+        experiment_digest=tiny_experiment().digest(),
+        plan_digest=plan.digest(),
+        event=plan.round_event,
+    )
+    lab.ledger.release(charge, b"update")
+    ledger.write_bytes(older)
+    with pytest.raises(FederationError, match="older copy"):
+        open_site(federation / "bio-lab" / "site.yaml")
+
+
+def test_a_renamed_site_is_refused(federation):
+    file = federation / "bio-lab" / "site.yaml"
+    edit(file, "site: bio-lab", "site: other-lab")
+    with pytest.raises(FederationError, match="site is other-lab in the site file but bio-lab"):
+        open_site(file)
+
+
+def test_two_sites_over_one_folder_are_refused(federation):
+    lab = federation / "bio-lab"
+    text = (lab / "site.yaml").read_text()
+    text = text.replace("site: bio-lab", "site: second-lab").replace("state: state", "state: other")
+    (lab / "second.yaml").write_text(text)
+    with pytest.raises(FederationError, match="Its subjects have one budget"):
+        open_sites([lab / "site.yaml", lab / "second.yaml"])
+
+
+def test_the_same_scan_under_another_subject_in_the_public_folder_is_refused(federation):
+    lab = federation / "bio-lab"
+    subject = min((lab / "protected").iterdir())
+    shutil.copytree(subject, lab / "public" / "somebody-else")
+    with pytest.raises(FederationError, match=r"0 subjects and . scans"):
+        open_site(lab / "site.yaml").ingest("public")
+
+
+def test_one_site_that_cannot_pay_means_that_no_site_approves(federation, sites):
+    lab = sites[0]
+    plan = make_plan(tiny_experiment())
+    run.approve(tiny_experiment(rounds=1), [lab], approver="test")
+    assert lab.ledger.fits(plan.round_event.times(plan.charges), "sha256:other") is False
+    with pytest.raises(PrivacyBudgetError, match="do not fit what is left"):
+        run.approve(tiny_experiment(), sites, approver="test")
+    for site in sites[1:]:
+        assert [record.kind for record in site.ledger.records] == ["genesis"]

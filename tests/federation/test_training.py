@@ -3,13 +3,16 @@ import pytest
 import torch
 
 from data_adapters.errors import DataError
+from data_adapters.subjects import SubjectDataset
 from federation.experiment import DiceCrossEntropy, Experiment, ForegroundDice
 from federation.privacy.plan import make_plan
+from federation.privacy.random import SecureRandomness
 from federation.training import (
     initial_weights,
     loss_per_image,
     open_dataset,
     require_data_fits,
+    require_trainable,
     score,
     train_locally,
 )
@@ -17,6 +20,28 @@ from models.build import build_network
 from models.errors import ModelError
 from tests.experiments import demo_values, tiny_experiment, unprotected
 from tests.federation.privacy.randomness import NoNoise, SeededRandomness
+
+UNIFORMS = SeededRandomness(0).uniforms
+
+
+class SubjectKeyed:
+    """Sampling and slices of each subject from its own stream, so that neighbours can be compared.
+
+    The first call of a step draws the coins; each further call draws one sampled subject's slices.
+    """
+
+    def __init__(self, num_subjects):
+        self.num_subjects = num_subjects
+        self.sampled = []
+
+    def uniforms(self, count):
+        if count == self.num_subjects and not self.sampled:
+            self.sampled = list(range(count))
+            return np.zeros(count)
+        return np.random.default_rng(self.sampled.pop(0)).random(count)
+
+    def gaussians(self, count):
+        return np.zeros(count)
 
 
 @pytest.fixture
@@ -37,7 +62,6 @@ def trained(experiment, site, randomness):
 def test_the_same_randomness_gives_the_same_update_and_another_one_another(north):
     updates = []
     for seed in (1, 1, 2):
-        torch.manual_seed(0)
         updates.append(trained(tiny_experiment(), north, SeededRandomness(seed)))
     first, again, other = updates
     assert all(np.array_equal(first[n], again[n]) for n in first)
@@ -63,7 +87,7 @@ def test_batched_and_one_by_one_losses_agree(north, loss):
     experiment = tiny_experiment()
     dataset = open_dataset(experiment, north, "protected")
     network = build_network(experiment.model, num_classes=3)
-    records = [dataset[i] for i in range(3)]
+    records = [dataset.record(i, UNIFORMS) for i in range(3)]
     together = loss_per_image(network, records, loss)
     apart = torch.cat([loss_per_image(network, [record], loss) for record in records])
     assert torch.allclose(together, apart, atol=1e-5)
@@ -120,7 +144,7 @@ def test_a_record_is_at_most_cap_images_of_one_subject(north):
     experiment = tiny_experiment()
     dataset = open_dataset(experiment, north, "protected")
     for index in range(len(dataset)):
-        record = dataset[index]
+        record = dataset.record(index, UNIFORMS)
         assert record.images.shape == (2, 1, 80, 64)
         assert record.labels.shape == (2, 80, 64)
 
@@ -148,3 +172,71 @@ def test_scores_of_a_perfect_and_of_an_empty_prediction(north, monkeypatch):
     ):
         monkeypatch.setattr(training, "_network", lambda _, a=answer: Oracle(a))
         assert score(experiment, {"weight": np.zeros(1, np.float32)}, public)["dice"] == expected
+
+
+def test_one_subject_more_moves_a_steps_sum_by_at_most_the_clip_norm(north, monkeypatch):
+    """The whole training path, with and without the last subject, same slices for the others."""
+    values = demo_values()
+    values["algorithm"] |= {"rounds": 1, "steps_per_round": 1}
+    values["optimizer"]["learning_rate"] = 1.0
+    experiment = Experiment.model_validate(values)
+    plan, sums = make_plan(experiment), []
+    for num_subjects in (5, 4):
+        monkeypatch.setattr(SubjectDataset, "__len__", lambda _, n=num_subjects: n)
+        update = trained(experiment, north, SubjectKeyed(num_subjects))
+        sums.append(np.concatenate([-u.ravel() for u in update.values()]) * plan.expected_batch)
+    moved = np.linalg.norm(sums[0] - sums[1])
+    assert 0.5 * plan.clip_norm < moved <= plan.clip_norm * (1 + 1e-4)
+
+
+def test_every_round_draws_slices_afresh_whatever_reseeds_the_global_generator(north, monkeypatch):
+    drawn = []
+    record = SubjectDataset.record
+
+    def watched(self, index, uniforms):
+        torch.manual_seed(0)
+        found = record(self, index, uniforms)
+        drawn.append((index, found.images.sum().item()))
+        return found
+
+    monkeypatch.setattr(SubjectDataset, "record", watched)
+    values = demo_values()
+    values["privacy"]["sampling_rate"] = 0.9
+    for _ in range(6):
+        trained(Experiment.model_validate(values), north, SecureRandomness())
+    assert len(set(drawn)) > 3 * len({index for index, _ in drawn})
+
+
+def test_a_subject_that_cannot_be_prepared_counts_as_zero_and_nothing_outside_tells(
+    north, monkeypatch, caplog
+):
+    whole = trained(tiny_experiment(), north, NoNoise(3))
+    record = SubjectDataset.record
+
+    def fails(self, index, uniforms):
+        found = record(self, index, uniforms)
+        if index == 0:
+            raise DataError("scan of JANE DOE is too small")
+        return found
+
+    monkeypatch.setattr(SubjectDataset, "record", fails)
+    without = trained(tiny_experiment(), north, NoNoise(3))
+    assert whole.keys() == without.keys()
+    assert "counts as zero" in caplog.text
+
+
+def test_a_network_that_cannot_run_on_the_input_is_found_before_anybody_pays():
+    values = demo_values()
+    values["input"]["shape_yx"] = [2, 2]
+    with pytest.raises(ModelError, match=r"cannot be trained on images of \(2, 2\) voxels"):
+        require_trainable(Experiment.model_validate(values))
+
+
+def test_a_class_that_no_public_subject_shows_has_no_score(north, monkeypatch):
+    import federation.training as training
+
+    experiment = tiny_experiment()
+    monkeypatch.setattr(training, "_scan_dice", lambda *_: np.array([0.5, np.nan]))
+    public = open_dataset(experiment, north, "public")
+    found = score(experiment, initial_weights(experiment), public)
+    assert found == {"dice": 0.5, "dice/grey matter": 0.5, "num_subjects": 2.0}

@@ -241,8 +241,9 @@ def test_a_torn_last_line_is_cut_off(world, tail):
 
 
 def test_every_cut_of_the_file_opens_to_a_past_that_was_durable(world):
+    """A cut within the newest line is a write that was killed; here nothing was released yet."""
     world.approve()
-    world.ledger.release(world.charge(), b"update")
+    world.charge()
     whole = world.ledger.path.read_bytes()
     first = whole.index(b"\n") + 1
     for cut in range(first, len(whole), 97):
@@ -251,6 +252,15 @@ def test_every_cut_of_the_file_opens_to_a_past_that_was_durable(world):
         kept = world.ledger.path.read_bytes()
         assert whole.startswith(kept)
         assert kept.endswith(b"\n")
+
+
+def test_a_cut_before_a_charge_whose_update_is_in_the_outbox_is_refused(world):
+    world.approve()
+    before = world.ledger.path.read_bytes()
+    world.ledger.release(world.charge(), b"update")
+    world.ledger.path.write_bytes(before)
+    with pytest.raises(LedgerError, match="older copy"):
+        world.reopened()
 
 
 def test_a_changed_byte_stops_the_ledger(world):
