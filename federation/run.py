@@ -103,15 +103,16 @@ class RunSummary:
     @property
     def verify_command(self) -> str:
         """Return the complete command with which anybody can check the ledgers."""
-        trust, receipts = self.out / "trust.txt", self.out / "receipts.json"
+        trust, receipts = (from_here(self.out / name) for name in ("trust.txt", "receipts.json"))
         options = ["audit", "verify", "--trust", trust, "--receipts", receipts]
-        ledgers = [site.ledger for site in self.sites]
-        return shlex.join(map(str, [program("cohortium"), *options, *ledgers]))
+        ledgers = [from_here(site.ledger) for site in self.sites]
+        return shlex.join([program("cohortium"), *options, *ledgers])
 
     @property
     def mlflow_command(self) -> str:
         """Return the complete command that shows the run in MLflow's own pages."""
-        return shlex.join([program("mlflow"), "ui", "--backend-store-uri", self.store])
+        place = from_here(Path(self.store.removeprefix("sqlite:///")))
+        return shlex.join([program("mlflow"), "ui", "--backend-store-uri", f"sqlite:///{place}"])
 
 
 def program(name: str) -> str:
@@ -119,7 +120,13 @@ def program(name: str) -> str:
     beside = Path(sys.executable).with_name(name)
     if shutil.which(name) == str(beside) or not beside.is_file():
         return name
-    return os.path.relpath(beside) if beside.is_relative_to(Path.cwd()) else str(beside)
+    return from_here(beside)
+
+
+def from_here(path: Path) -> str:
+    """Return ``path`` relative to where the person stands, if it is below."""
+    absolute = path.absolute()
+    return os.path.relpath(absolute) if absolute.is_relative_to(Path.cwd()) else str(absolute)
 
 
 def open_sites(paths: Sequence[Path]) -> list[Site]:

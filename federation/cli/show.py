@@ -213,7 +213,9 @@ def summary_table(summary: "RunSummary") -> None:
 
 
 def _next_steps(summary: "RunSummary") -> list[str]:
-    ledgers = [f"  {s.site}: {s.ledger}" for s in summary.sites]
+    from federation.run import from_here
+
+    ledgers = [f"  {s.site}: {from_here(s.ledger)}" for s in summary.sites]
     return [
         f"Model: {summary.out / 'model.safetensors'}, registered in MLflow as "
         f"{summary.tracked.model_name} version {summary.tracked.model_version}",

@@ -16,7 +16,7 @@ from tests.experiments import tiny_experiment
 COMMAND = Path(sys.executable).with_name("cohortium")
 
 
-def cohortium(*arguments, cwd=None, env=None):
+def cohortium(*arguments, cwd=None, env=None, answer=""):
     return subprocess.run(
         [COMMAND, *map(str, arguments)],
         capture_output=True,
@@ -24,7 +24,7 @@ def cohortium(*arguments, cwd=None, env=None):
         cwd=cwd,
         env={**os.environ, "COLUMNS": "200", **(env or {})},
         timeout=300,
-        stdin=subprocess.DEVNULL,
+        input=answer,
     )
 
 
@@ -50,13 +50,18 @@ def fails_in_one_sentence(done, *fragments):
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_run_then_verify_then_a_second_run_is_refused(federation, experiment_file, tmp_path):
+def test_run_after_one_question_then_verify_then_a_second_run_is_refused(
+    federation, experiment_file, tmp_path
+):
     options = site_options(federation)
-    done = cohortium("run", experiment_file, *options, "--out", tmp_path / "out", "--yes", "--json")
+    done = cohortium(
+        "run", experiment_file, *options, "--out", tmp_path / "out", "--json", answer="y\n"
+    )
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert summary["format"] == "cohortium-run/1"
     assert {s["site"] for s in summary["sites"]} == {"north-hospital", "south-hospital", "bio-lab"}
+    assert done.stderr.count("Approve for every site and start?") == 1
     assert "round 2 of 2: 3 sites returned" in done.stderr
 
     verify = shlex.split(summary["verify"])[1:]
