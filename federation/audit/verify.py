@@ -101,10 +101,11 @@ class Report:
 
     verdicts: tuple[Verdict, ...]
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Tell whether every ledger is verified and every receipt found its ledger."""
+        """Tell whether every ledger is verified and is the one that its site's receipts name."""
         return not self.problems and all(verdict.ok for verdict in self.verdicts)
 
     def to_json(self) -> dict[str, Any]:
@@ -113,6 +114,7 @@ class Report:
             "format": "cohortium-audit-verify/1",
             "ok": self.ok,
             "problems": list(self.problems),
+            "notes": list(self.notes),
             "ledgers": [verdict.to_json() for verdict in self.verdicts],
         }
 
@@ -132,7 +134,11 @@ def verify_ledger(
 def verify_ledgers(
     paths: Sequence[Path], *, trust: Trust | None = None, receipts: Iterable[Receipt] = ()
 ) -> Report:
-    """Check ledgers together; a receipt that belongs to none of them is a problem."""
+    """Check ledgers together.
+
+    A receipt of a given site that belongs to another ledger is a problem: the site's ledger was
+    replaced. Receipts of sites whose ledger was not given are noted as not checked.
+    """
     replays = {path: replay_file(path) for path in paths}
     ledgers = {replay.genesis.hash for replay in replays.values() if replay.genesis}
     keys = {replay.genesis.body["public_key"] for replay in replays.values() if replay.genesis}
@@ -141,8 +147,22 @@ def verify_ledgers(
         _judge(path, replay, trust, _receipts_for(replay, given, ledgers))
         for path, replay in replays.items()
     )
-    strangers = [r for r in given if r.ledger not in ledgers and r.public_key not in keys]
-    return Report(verdicts, tuple(f"{_name(r)}: no ledger given is its own" for r in strangers))
+    strangers = Counter(
+        r.site for r in given if r.ledger not in ledgers and r.public_key not in keys
+    )
+    sites = {replay.genesis.body["site"] for replay in replays.values() if replay.genesis}
+    problems = (
+        f"{count} receipts of {site} belong to another ledger than the one given: it was replaced "
+        "or started anew"
+        for site, count in strangers.items()
+        if site in sites
+    )
+    notes = (
+        f"{count} receipts of {site} were not checked: its ledger was not given"
+        for site, count in strangers.items()
+        if site not in sites
+    )
+    return Report(verdicts, tuple(problems), tuple(notes))
 
 
 def _receipts_for(

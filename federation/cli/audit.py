@@ -162,6 +162,8 @@ def _show(report: Report) -> None:
             console.print(Text(f"note    {name}: {note}", style="yellow"), soft_wrap=True)
     for problem in report.problems:
         console.print(Text(f"PROBLEM {problem}", style="red"), soft_wrap=True)
+    for note in report.notes:
+        console.print(Text(f"note    {note}", style="yellow"), soft_wrap=True)
     console.print(Text(_conclusion(report)), soft_wrap=True)
 
 

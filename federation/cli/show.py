@@ -154,6 +154,8 @@ def run_progress(
                 note(_round_line(experiment, event))
 
         yield on_event
+    if not _progress.is_terminal:
+        note("")
 
 
 def _round_line(experiment: Experiment, event: RoundFinished) -> str:

@@ -331,15 +331,26 @@ def test_a_receipt_with_a_bad_signature_is_found(site):
     assert "not signed with this ledger's key" in problems(site)
 
 
-def test_a_receipt_of_another_site_belongs_to_no_ledger(site, make_site, tmp_path):
+def test_receipts_of_a_site_whose_ledger_was_not_given_are_noted_as_not_checked(
+    site, make_site, tmp_path
+):
     other = make_site(tmp_path / "b", site="lab")
     trust = site.trust | other.trust
     both = [*site.receipts, *other.receipts]
-    assert verify_ledgers([site.path, other.path], trust=trust, receipts=both).ok
+    together = verify_ledgers([site.path, other.path], trust=trust, receipts=both)
+    assert together.ok and not together.notes
     alone = verify_ledgers([site.path], trust=trust, receipts=both)
-    assert not alone.ok
-    assert alone.verdicts[0].ok
-    assert "receipt of lab (run run-1, round 0, attempt 0)" in alone.problems[0]
+    assert alone.ok
+    assert f"{len(other.receipts)} receipts of lab were not checked" in alone.notes[0]
+
+
+def test_a_ledger_under_another_key_in_place_of_the_one_that_receipts_name_is_found(
+    site, make_site, tmp_path
+):
+    replaced = make_site(tmp_path / "b", site=site.receipts[0].site)
+    report = verify_ledgers([replaced.path], trust=replaced.trust, receipts=site.receipts)
+    assert not report.ok
+    assert "belong to another ledger than the one given" in report.problems[0]
 
 
 def test_a_ledger_started_anew_with_the_same_key_is_found(site):
