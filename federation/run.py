@@ -178,15 +178,25 @@ def _for(
     return lambda done, total: progress(site.name, part, done, total)
 
 
+def check_experiment(experiment: Experiment) -> PrivacyPlan:
+    """Make the plan and try one training step on noise, before any site does anything.
+
+    Raises:
+        FederationError: No noise reaches the epsilon. ModelError: The network cannot be built, run
+            on this input, or trained under privacy.
+    """
+    require_trainable(experiment)
+    return make_plan(experiment)
+
+
 def quote(experiment: Experiment, sites: Sequence[Site]) -> list[Quote]:
     """Return what each site would pay if every permitted round were charged.
 
     Raises:
-        DataError: The experiment does not fit a site's data. ModelError: The network cannot be
-            built, or may not be trained under privacy.
+        DataError: The experiment does not fit a site's data. ModelError, FederationError: See
+            ``check_experiment``.
     """
-    plan = make_plan(experiment)
-    require_trainable(experiment)
+    plan = check_experiment(experiment)
     for site in sites:
         require_data_fits(experiment, site)
     return [_quote(experiment, plan, site) for site in sites]

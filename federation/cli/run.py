@@ -58,9 +58,17 @@ def carry_out(  # noqa: PLR0913 - all but two are named
     Raises:
         FederationError: What the person at the screen can put right.
     """
-    from federation.run import approve, ingest_sites, open_sites, quote, run_experiment
+    from federation.run import (
+        approve,
+        check_experiment,
+        ingest_sites,
+        open_sites,
+        quote,
+        run_experiment,
+    )
 
     _require_new(out)
+    check_experiment(experiment)
     sites = open_sites(site_files)
     with show.ingest_progress() as progress:
         reports = ingest_sites(sites, progress)
