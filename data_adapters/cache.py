@@ -92,7 +92,7 @@ def prune(cache_dir: Path, manifest: Manifest) -> None:
     """Delete scans that the manifest no longer names: withdrawn, replaced, or now quarantined."""
     kept = {Path(scan_path(entry.digest)).name for entry in manifest.scans}
     for path in (cache_dir / SCANS).iterdir():
-        if path.name not in kept:
+        if path.name.endswith(".ome.zarr") and path.name not in kept:
             shutil.rmtree(path)
 
 

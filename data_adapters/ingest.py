@@ -1,7 +1,10 @@
 """From a site's own files to its cache and manifest: one pass, and no bad scan stops it."""
 
+import fcntl
+import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -55,7 +58,34 @@ def ingest(
         DataError: The folder is missing or holds no usable scan.
     """
     discovery = discover(source)
-    prepare_cache(cache_dir)
+    cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _alone(cache_dir):
+        prepare_cache(cache_dir)
+        return _ingest(source, discovery, cache_dir, pseudonymise, progress)
+
+
+@contextmanager
+def _alone(cache_dir: Path) -> Iterator[None]:
+    """Keep a second process out of the cache: each would clean up what the other is writing."""
+    descriptor = os.open(cache_dir / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise DataError(
+            f"Another process is writing to the cache {cache_dir}. Wait until it has finished."
+        ) from error
+    finally:
+        os.close(descriptor)
+
+
+def _ingest(
+    source: DicomSource | OmeZarrSource,
+    discovery: Discovery,
+    cache_dir: Path,
+    pseudonymise: Callable[[str], str],
+    progress: Callable[[int, int], None] | None,
+) -> IngestReport:
     writer = CacheWriter(cache_dir, source.class_names())
     tally = _Tally(writer, source.class_names(), pseudonymise)
     for done, candidate in enumerate(discovery.candidates, start=1):
@@ -65,6 +95,8 @@ def ingest(
     writer.commit()
     quarantined = (*discovery.quarantined, *tally.quarantined)
     if not tally.entries:
+        # What was cached before is no longer in the source, so nothing may train on it.
+        (cache_dir / MANIFEST).unlink(missing_ok=True)
         raise DataError(_nothing_usable(source.path, quarantined))
     manifest = tally.manifest(source.kind)
     manifest.save(cache_dir / MANIFEST)

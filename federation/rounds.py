@@ -121,6 +121,7 @@ class LocalRounds:
             request.weights,
             self._dataset(experiment, "protected"),
             randomness=SecureRandomness(),
+            on_failure=self._site.log_failure,
         )
         return weights_to_bytes(update)
 

@@ -22,7 +22,7 @@ import numpy as np
 import yaml
 
 from data_adapters.ingest import IngestReport
-from federation.errors import FederationError
+from federation.errors import FederationError, PrivacyBudgetError
 from federation.experiment import Experiment
 from federation.files import write_atomically
 from federation.flower.client_app import client_app
@@ -167,6 +167,7 @@ def ingest_sites(
     for site in sites:
         parts: tuple[Part, ...] = ("protected", "public") if site.has_public else ("protected",)
         reports[site.name] = {part: site.ingest(part, _for(site, part, progress)) for part in parts}
+        site.check_subjects()
     return reports
 
 
@@ -218,14 +219,26 @@ def _quote(experiment: Experiment, plan: PrivacyPlan, site: Site) -> Quote:
 def approve(experiment: Experiment, sites: Sequence[Site], *, approver: str) -> None:
     """Record every site's approval in its ledger, or none.
 
+    Everything that can be wrong is looked for before the first approval is written. (Another
+    process can still spend a site's budget in between; that site then refuses, and says so.)
+
     Raises:
-        PrivacyBudgetError: A site's policy or budget does not allow it. That refusal is recorded
-            there; no site has approved anything.
+        PrivacyBudgetError: Sites' policies or budgets do not allow it. Each refusal is recorded
+            in its ledger; no site has approved anything.
     """
     plan = make_plan(experiment)
+    for site in sites:
+        site.check_subjects()
+        site.commitment(experiment.digest())
     refusing = [site for site in sites if not _quote(experiment, plan, site).admitted]
+    refusals = []
     for site in refusing or sites:
-        site.approve(experiment, plan, approver=approver)
+        try:
+            site.approve(experiment, plan, approver=approver)
+        except PrivacyBudgetError as refusal:
+            refusals.append(str(refusal))
+    if refusing or refusals:
+        raise PrivacyBudgetError(" ".join(refusals) or "A site's budget changed; try again.")
 
 
 def run_experiment(

@@ -142,23 +142,20 @@ class Site:
         return self.config.state / "cache" / part
 
     def ingest(self, part: Part, progress: Progress | None = None) -> IngestReport:
-        """Gate and cache one part of the data; safe to repeat.
+        """Gate and cache one part of the data; safe to repeat. Then ``check_subjects``.
 
         Raises:
-            DataError: No usable scan at all. FederationError: The number of subjects is outside
-                the declared bounds, or a subject is both protected and public.
+            DataError: No usable scan at all.
         """
         source = self.config.protected
         if part == "public":
             source = self._public.source
-        report = ingest(
+        return ingest(
             source,
             private_folder(self.cache(part)),
             pseudonymise=pseudonymiser(self.config.state),
             progress=progress,
         )
-        self._check_subjects()
-        return report
 
     def manifest(self, part: Part) -> Manifest:
         """Return what the cache holds.
@@ -185,7 +182,7 @@ class Site:
         Raises:
             PrivacyBudgetError: The policy forbids it, or the budget left does not hold it.
         """
-        self._check_subjects()
+        self.check_subjects()
         self._keep(experiment)
         self.ledger.approve(
             experiment.digest(),
@@ -248,8 +245,12 @@ class Site:
             return str(count)
         return _rounded(count) if how == "rounded" else "withheld"
 
-    def _check_subjects(self) -> None:
-        """Check the declared bounds and that nobody is both protected and public."""
+    def check_subjects(self) -> None:
+        """Check what was ingested: the declared bounds, and that nobody is protected and public.
+
+        Raises:
+            FederationError: Says which, and how to put it right.
+        """
         protected = self._scans("protected")
         low, high = self.config.policy.subjects_between
         count = len({scan.subject for scan in protected})
@@ -271,7 +272,8 @@ class Site:
 
     def _scans(self, part: Part) -> tuple[ScanEntry, ...]:
         """Return what was ingested of one part, nothing if it was not yet."""
-        present = (self.cache(part) / "manifest.json").is_file()
+        declared = part == "protected" or self.has_public
+        present = declared and (self.cache(part) / "manifest.json").is_file()
         return self.manifest(part).scans if present else ()
 
     def _keep(self, experiment: Experiment) -> None:
@@ -317,9 +319,17 @@ def open_site(path: Path) -> Site:
     """
     config = load_site_config(path)
     _require_folders(config)
-    state = private_folder(config.state)
-    key = SiteKey.load(state) if SiteKey.exists(state) else SiteKey.create(state)
+    private_folder(config.state)
+    key = _own_key(config)
     return Site(config, key, _open_ledger(config, key))
+
+
+def _own_key(config: SiteConfig) -> SiteKey:
+    """Return the site's key; a new one only where there is nothing yet that an old one signed."""
+    if (config.state / "ledger.jsonl").exists() or SiteKey.exists(config.state):
+        return SiteKey.load(config.state)
+    _require_new(config)
+    return SiteKey.create(config.state)
 
 
 def _open_ledger(config: SiteConfig, key: SiteKey) -> Ledger:

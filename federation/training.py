@@ -1,6 +1,5 @@
 """Training at one site, and scoring on subjects that the site declares public. No flwr here."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -25,8 +24,7 @@ from models.errors import ModelError
 
 Weights = dict[str, npt.NDArray[np.float32]]
 
-# The site's own log; nothing written to it is sent.
-_log = logging.getLogger("cohortium.site")
+OnFailure = Callable[[str], None]
 
 
 def default_device() -> torch.device:
@@ -52,10 +50,11 @@ def require_trainable(experiment: Experiment) -> None:
     network = _network(experiment).train()
     generator = torch.Generator().manual_seed(0)
     shape = experiment.input.shape
-    images = torch.randn((experiment.input.cap, 1, *shape), generator=generator)
-    labels = torch.zeros((experiment.input.cap, *shape), dtype=torch.uint8)
     try:
-        loss_per_image(network, [Record(images, labels)], experiment.loss).mean().backward()
+        for num_images in {1, experiment.input.cap}:
+            images = torch.randn((num_images, 1, *shape), generator=generator)
+            labels = torch.zeros((num_images, *shape), dtype=torch.uint8)
+            loss_per_image(network, [Record(images, labels)], experiment.loss).mean().backward()
     except (RuntimeError, ValueError) as error:
         raise ModelError(
             f"This {experiment.model.kind} cannot be trained on images of {shape} voxels: "
@@ -98,18 +97,23 @@ def open_dataset(experiment: Experiment, site: Site, part: Part) -> SubjectDatas
     )
 
 
-def train_locally(
+def train_locally(  # noqa: PLR0913 - the last two are named
     experiment: Experiment,
     plan: PrivacyPlan,
     weights: Mapping[str, npt.NDArray[np.float32]],
     dataset: SubjectDataset,
     *,
     randomness: Randomness,
+    on_failure: OnFailure,
 ) -> Weights:
     """Run one round's steps at one site and return the update (local minus global weights).
 
     Under a private plan everything in the return value has been noised; buffers and frozen
     parameters come back as exactly zero.
+
+    Args:
+        on_failure: Told, inside an ``except``, that one subject's gradient could not be computed.
+            Under a private plan the subject then counts as gradient zero.
 
     Raises:
         ModelError: The weights do not fit the experiment's network.
@@ -117,8 +121,10 @@ def train_locally(
     network = _network(experiment)
     load_weights(network, weights)
     network.to(default_device()).train()
-    take_step = _private_stepper if plan.is_private else _plain_stepper
-    step = take_step(experiment, plan, network, randomness)
+    if plan.is_private:
+        step = _private_stepper(experiment, plan, network, randomness, on_failure)
+    else:
+        step = _plain_stepper(experiment, plan, network, randomness)
     # No DataLoader: torch's and MONAI's reseed or share one global generator, which would draw the
     # same slices in each round and let one subject change another's.
     for subjects in PoissonSubjects(len(dataset), plan.sampling_rate, plan.steps, randomness):
@@ -150,7 +156,11 @@ Step = Callable[[SubjectDataset, Sequence[int]], None]
 
 
 def _private_stepper(
-    experiment: Experiment, plan: PrivacyPlan, network: nn.Module, randomness: Randomness
+    experiment: Experiment,
+    plan: PrivacyPlan,
+    network: nn.Module,
+    randomness: Randomness,
+    on_failure: OnFailure,
 ) -> Step:
     optimizer = SubjectOptimizer(_optimizer(experiment, network), plan=plan, randomness=randomness)
     parameters = _trainable(network)
@@ -168,7 +178,7 @@ def _private_stepper(
                 # A failure that depends on one subject would tell the hub that it was sampled,
                 # at no cost: it counts as gradient zero, as NaN does, and only this site's log
                 # knows. What fails for every subject is found before approval.
-                _log.exception("A subject's gradient could not be computed; it counts as zero.")
+                on_failure("a subject's gradient, which counts as zero,")
         optimizer.release_step()
 
     return step

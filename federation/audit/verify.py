@@ -147,22 +147,38 @@ def verify_ledgers(
         _judge(path, replay, trust, _receipts_for(replay, given, ledgers))
         for path, replay in replays.items()
     )
+    problems = _several_ledgers(replays.values())
+    problems += [f"{_name(r)}: it is not validly signed" for r in given if not r.verify()]
     strangers = Counter(
-        r.site for r in given if r.ledger not in ledgers and r.public_key not in keys
+        r.site for r in given if r.ledger not in ledgers and r.public_key not in keys and r.verify()
     )
     sites = {replay.genesis.body["site"] for replay in replays.values() if replay.genesis}
-    problems = (
+    problems += [
         f"{count} receipts of {site} belong to another ledger than the one given: it was replaced "
-        "or started anew"
+        "or started anew, or somebody else signs under its name"
         for site, count in strangers.items()
         if site in sites
-    )
+    ]
     notes = (
         f"{count} receipts of {site} were not checked: its ledger was not given"
         for site, count in strangers.items()
         if site not in sites
     )
     return Report(verdicts, tuple(problems), tuple(notes))
+
+
+def _several_ledgers(replays: Iterable[Replay]) -> list[str]:
+    """Find sites that show more than one ledger for one population: each would be a budget."""
+    ledgers: dict[tuple[str, str], set[str]] = {}
+    for replay in replays:
+        if replay.genesis is not None:
+            body = replay.genesis.body
+            ledgers.setdefault((body["site"], body["population"]), set()).add(replay.genesis.hash)
+    return [
+        f"{site} has {len(hashes)} ledgers for {population}: a population has one budget"
+        for (site, population), hashes in ledgers.items()
+        if len(hashes) > 1
+    ]
 
 
 def _receipts_for(

@@ -82,6 +82,7 @@ def carry_out(  # noqa: PLR0913 - all but two are named
     approve(experiment, sites, approver=approver)
     with show.run_progress(experiment, sites) as on_event:
         summary = run_experiment(experiment, sites, out=out, on_event=on_event)
+    show.failures(sites)
     if as_json:
         show.summary_json(summary)
     else:

@@ -192,6 +192,16 @@ def _meter(spent: float, limit: float) -> str:
     return f"{'█' * filled}{'░' * (12 - filled)} {epsilon(spent)}"
 
 
+def failures(sites: Sequence["Site"]) -> None:
+    """Point each site's operator to failures that only the site's own log tells of."""
+    for site in sites:
+        if site.log_path.is_file():
+            note(
+                f"[yellow]{site.name}[/]: there have been failures at this site; its updates may "
+                f"be weaker than they could be. See {site.log_path} (never sent)."
+            )
+
+
 def summary_table(summary: "RunSummary") -> None:
     """Print the end of a run: the table, then what to look at next."""
     table = Table(title=f"{summary.experiment.name}: {summary.seconds:.0f} s", title_justify="left")

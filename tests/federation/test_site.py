@@ -39,7 +39,7 @@ def test_more_subjects_than_declared_are_refused(federation):
     file = federation / "bio-lab" / "site.yaml"
     edit(file, "subjects_between: [1, 60]", "subjects_between: [1, 4]")
     with pytest.raises(FederationError, match=r"outside the declared bounds 1 to 4"):
-        open_site(file).ingest("protected")
+        run.ingest_sites([open_site(file)])
 
 
 def test_a_subject_both_protected_and_public_is_refused(federation):
@@ -47,7 +47,9 @@ def test_a_subject_both_protected_and_public_is_refused(federation):
     subject = min((lab / "protected").iterdir())
     shutil.copytree(subject, lab / "public" / subject.name)
     with pytest.raises(FederationError, match=r"1 subjects and . scans are in the protected"):
-        open_site(lab / "site.yaml").ingest("public")
+        run.ingest_sites([open_site(lab / "site.yaml")])
+    shutil.rmtree(lab / "public" / subject.name)
+    run.ingest_sites([open_site(lab / "site.yaml")])
 
 
 def test_a_budget_changed_in_the_site_file_is_refused(federation):
@@ -184,7 +186,7 @@ def test_the_same_scan_under_another_subject_in_the_public_folder_is_refused(fed
     subject = min((lab / "protected").iterdir())
     shutil.copytree(subject, lab / "public" / "somebody-else")
     with pytest.raises(FederationError, match=r"0 subjects and . scans"):
-        open_site(lab / "site.yaml").ingest("public")
+        run.ingest_sites([open_site(lab / "site.yaml")])
 
 
 def test_one_site_that_cannot_pay_means_that_no_site_approves(federation, sites):
@@ -196,3 +198,22 @@ def test_one_site_that_cannot_pay_means_that_no_site_approves(federation, sites)
         run.approve(tiny_experiment(), sites, approver="test")
     for site in sites[1:]:
         assert [record.kind for record in site.ledger.records] == ["genesis"]
+
+
+def test_a_lost_key_is_not_replaced_where_there_is_a_ledger(federation, approved_sites):
+    state = federation / "bio-lab" / "state"
+    (state / "site-key").rename(state / "elsewhere")
+    with pytest.raises(FederationError, match="key"):
+        open_site(federation / "bio-lab" / "site.yaml")
+    assert not (state / "site-key").exists()
+
+
+def test_when_every_scan_is_withdrawn_nothing_can_be_trained_on(federation, approved_sites):
+    lab = next(site for site in approved_sites if site.name == "bio-lab")
+    protected = federation / "bio-lab" / "protected"
+    shutil.rmtree(protected)
+    protected.mkdir()
+    with pytest.raises(DataError):
+        lab.ingest("protected")
+    with pytest.raises(FederationError, match="has not been ingested"):
+        lab.approved(tiny_experiment().digest())

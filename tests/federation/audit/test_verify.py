@@ -353,6 +353,24 @@ def test_a_ledger_under_another_key_in_place_of_the_one_that_receipts_name_is_fo
     assert "belong to another ledger than the one given" in report.problems[0]
 
 
+def test_two_ledgers_of_one_population_are_found_even_if_both_are_shown(site, make_site, tmp_path):
+    second = make_site(tmp_path / "b", site=site.receipts[0].site)
+    trust = site.trust | second.trust
+    both = [*site.receipts, *second.receipts]
+    report = verify_ledgers([site.path, second.path], trust=trust, receipts=both)
+    assert not report.ok
+    assert "a population has one budget" in report.problems[0]
+
+
+def test_a_forged_receipt_is_called_unsigned(site, make_site, tmp_path):
+    other = make_site(tmp_path / "b", site="lab")
+    forged = dataclasses.replace(other.receipts[0], site=site.receipts[0].site)
+    receipts = [*site.receipts, forged]
+    report = verify_ledgers([site.path], trust=site.trust, receipts=receipts)
+    assert [p for p in report.problems if "not validly signed" in p] == list(report.problems)
+    assert not report.ok
+
+
 def test_a_ledger_started_anew_with_the_same_key_is_found(site):
     values = site.values[:1]
     values[0]["salt"] = "0" * 32
