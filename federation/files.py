@@ -2,11 +2,32 @@
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Write ``data`` so that a reader, or a crash, sees all of it or none of it."""
+    with _written(path, data, mode) as temporary:
+        temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def create_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Do the same for a file that must not be there yet.
+
+    Raises:
+        FileExistsError: It is, and stays as it was.
+    """
+    with _written(path, data, mode) as temporary:
+        os.link(temporary, path)  # unlike a rename, this refuses to replace a file
+    sync_folder(path.parent)
+
+
+@contextmanager
+def _written(path: Path, data: bytes, mode: int) -> Iterator[Path]:
+    """Give a durable file with ``data`` beside ``path``; whatever is left of it is removed."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
@@ -14,11 +35,9 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
+        yield temporary
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

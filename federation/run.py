@@ -165,8 +165,9 @@ def ingest_sites(
     """Gate and cache every site's data; safe to repeat. Returns the reports by site and part."""
     reports: dict[str, dict[Part, IngestReport]] = {}
     for site in sites:
-        parts: tuple[Part, ...] = ("protected", "public") if site.has_public else ("protected",)
-        reports[site.name] = {part: site.ingest(part, _for(site, part, progress)) for part in parts}
+        reports[site.name] = {
+            part: site.ingest(part, _for(site, part, progress)) for part in site.parts
+        }
         site.check_subjects()
     return reports
 

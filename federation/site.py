@@ -27,6 +27,7 @@ from federation.privacy.plan import PrivacyPlan
 
 Progress = Callable[[int, int], None]
 Part = Literal["protected", "public"]
+LEDGER = "ledger.jsonl"
 
 
 class PublicData(Strict):
@@ -176,6 +177,11 @@ class Site:
         """Tell whether the site declares public subjects."""
         return self.config.public is not None
 
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Return the parts of the data that the site file declares."""
+        return ("protected", "public") if self.has_public else ("protected",)
+
     def approve(self, experiment: Experiment, plan: PrivacyPlan, *, approver: str) -> None:
         """Record in the ledger that this experiment may charge this data set, up to its limits.
 
@@ -272,8 +278,7 @@ class Site:
 
     def _scans(self, part: Part) -> tuple[ScanEntry, ...]:
         """Return what was ingested of one part, nothing if it was not yet."""
-        declared = part == "protected" or self.has_public
-        present = declared and (self.cache(part) / "manifest.json").is_file()
+        present = part in self.parts and (self.cache(part) / "manifest.json").is_file()
         return self.manifest(part).scans if present else ()
 
     def _keep(self, experiment: Experiment) -> None:
@@ -319,27 +324,25 @@ def open_site(path: Path) -> Site:
     """
     config = load_site_config(path)
     _require_folders(config)
-    private_folder(config.state)
-    key = _own_key(config)
-    return Site(config, key, _open_ledger(config, key))
-
-
-def _own_key(config: SiteConfig) -> SiteKey:
-    """Return the site's key; a new one only where there is nothing yet that an old one signed."""
-    if (config.state / "ledger.jsonl").exists() or SiteKey.exists(config.state):
-        return SiteKey.load(config.state)
+    state = private_folder(config.state)
+    if (state / LEDGER).exists():
+        key = SiteKey.load(state)
+        return Site(config, key, _open_ledger(config, key))
     _require_new(config)
-    return SiteKey.create(config.state)
+    key = SiteKey.load(state) if SiteKey.exists(state) else SiteKey.create(state)
+    return Site(config, key, _new_ledger(config, key))
+
+
+def _new_ledger(config: SiteConfig, key: SiteKey) -> Ledger:
+    policy = config.policy
+    budget = BudgetPolicy.of(
+        policy.epsilon, policy.delta, allow_unprotected=policy.allow_unprotected
+    )
+    return Ledger.create(config.state / LEDGER, key, budget, config.dataset, site=config.site)
 
 
 def _open_ledger(config: SiteConfig, key: SiteKey) -> Ledger:
-    path, policy = config.state / "ledger.jsonl", config.policy
-    if not path.exists():
-        _require_new(config)
-        budget = BudgetPolicy.of(
-            policy.epsilon, policy.delta, allow_unprotected=policy.allow_unprotected
-        )
-        return Ledger.create(path, key, budget, config.dataset, site=config.site)
+    path, policy = config.state / LEDGER, config.policy
     ledger = Ledger.open(path, key)
     opened_with = ledger.policy
     for name, now, then in (

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from data_adapters.subjects import Record, SubjectDataset
 from federation.algorithms.fedavg import client_step
 from federation.experiment import Adam, DiceCrossEntropy, Experiment, ForegroundDice
+from federation.messages import Weights
 from federation.privacy.engine import SubjectOptimizer, subject_gradient
 from federation.privacy.plan import PrivacyPlan
 from federation.privacy.random import Randomness
@@ -21,8 +22,6 @@ from federation.site import Part, Site
 from models.build import build_network, load_weights, weights_of
 from models.dp_safe import require_dp_safe
 from models.errors import ModelError
-
-Weights = dict[str, npt.NDArray[np.float32]]
 
 OnFailure = Callable[[str], None]
 
@@ -79,8 +78,7 @@ def require_data_fits(experiment: Experiment, site: Site) -> None:
     Raises:
         DataError: Says which classes or which grid, and what to change.
     """
-    parts: tuple[Part, ...] = ("protected", "public") if site.has_public else ("protected",)
-    for part in parts:
+    for part in site.parts:
         dataset = open_dataset(experiment, site, part)
         for index in range(len(dataset)):
             dataset.scans(index)

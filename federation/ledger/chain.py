@@ -2,14 +2,13 @@
 
 import fcntl
 import os
-import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from federation.errors import LedgerError
-from federation.files import sync_folder
+from federation.files import create_atomically
 from federation.ledger.records import MAX_LINE_BYTES
 
 
@@ -19,22 +18,13 @@ def create_file(path: Path, first_line: bytes) -> None:
     Raises:
         LedgerError: The file exists. FileNotFoundError: Its folder does not.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(first_line)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, path)  # unlike a rename, this refuses to replace a file
+        create_atomically(path, first_line)
     except FileExistsError as error:
         raise LedgerError(
             f"{path} exists already. A ledger is never reset: open it, and if it is damaged "
             "restore it from backup."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
 
 
 class ChainFile:

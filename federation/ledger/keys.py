@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import hmac
-import os
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,7 +13,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from federation.errors import LedgerError
-from federation.files import private_folder, sync_folder
+from federation.files import create_atomically, private_folder
 
 SITE_KEY = "site-key"
 PSEUDONYM_KEY = "pseudonym-key"
@@ -129,18 +128,8 @@ def _pseudonym_key(folder: Path) -> bytes:
 
 
 def _write_new_secret(path: Path, secret: bytes) -> None:
-    """Write a complete file or none, and never replace one (``link`` refuses to)."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secret.hex().encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    """Write a complete file or none, and never replace one."""
+    create_atomically(path, secret.hex().encode() + b"\n")
 
 
 def _read_secret(path: Path) -> bytes:
