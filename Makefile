@@ -1,8 +1,9 @@
-# make install  makes .venv with the tested versions;  make demo  runs the main job;  make test  the suite.
+# make install  makes .venv with the tested versions;  make demo  runs the main job;  make test  the suite;
+# make bench-data  compares the data layer with raw limits and peers.
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: install demo test lint types clean
+.PHONY: install demo test bench-data lint types clean
 
 install: .venv/.installed
 
@@ -16,6 +17,9 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -n 2
+
+bench-data: install
+	$(BIN)/python -m tests.benchmarks.bench_data
 
 lint: install
 	$(BIN)/ruff check .

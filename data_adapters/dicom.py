@@ -1,38 +1,85 @@
-"""DICOM folders: which files make which scan, and reading one."""
+"""DICOM folders and media: which files make which scan, and reading one."""
 
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_adapters.dicom_headers import (
-    DICOMDIR,
-    MODALITY_OF,
-    SEGMENTATIONS,
-    SINGLE_FRAME_VOLUMES,
-    Instance,
-    instance_of,
-    quiet_pydicom,
-    read_header,
+import numpy as np
+from numpy.typing import NDArray
+
+from data_adapters.dicom_channels import check_frames, onto_first, read_channels
+from data_adapters.dicom_found import Found, source_files
+from data_adapters.dicom_headers import Instance, quiet_pydicom
+from data_adapters.dicom_images import check_kind, grid_of
+from data_adapters.dicom_label_rule import LabelRule, label_rule
+from data_adapters.dicom_labels import read_segmentation
+from data_adapters.dicom_objects import LABEL_KINDS, Kind
+from data_adapters.dicom_rtstruct import read_structures
+from data_adapters.dicom_series import (
+    Choice,
+    Image,
+    Labels,
+    Pairing,
+    chosen,
+    crowded_folders,
+    images_of,
 )
-from data_adapters.dicom_labels import read_labels
-from data_adapters.dicom_volume import check_pixels, read_pixels, volume_geometry
-from data_adapters.gate import RARELY_ANNOTATED, check_burned_in, identifying_keywords
+from data_adapters.dicom_volume import VolumeGeometry
+from data_adapters.gate import check_burned_in
 from data_adapters.geometry import RAS_FROM_LPS
 from data_adapters.reasons import Unusable
 from data_adapters.sources import DicomSource
-from data_adapters.subject_ids import names_a_subject
-from data_adapters.types import Discovery, Quarantined, Scan, relative
+from data_adapters.targets import TargetTable, load_targets
+from data_adapters.types import Discovery, Scan, relative, stat_stamp
+
+_KINDS_OF_LABELS = {
+    "any": LABEL_KINDS,
+    "seg": frozenset({Kind.SEGMENTATION}),
+    "rtstruct": frozenset({Kind.CONTOURS}),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a source says about reading; the same for all of its candidates.
+
+    Args:
+        rule: None where the source has no voxel classes.
+    """
+
+    root: Path
+    rule: LabelRule | None
+    clean_modalities: frozenset[str]
+    spacing_mm: float | None
 
 
 @dataclass(frozen=True)
 class DicomCandidate:
-    """One image series and the segmentations that mean it."""
+    """One image, of one series or of a series for each channel, and the labels that mean it.
+
+    Args:
+        target: From the table of targets: a value, or why there is none.
+    """
 
     where: str
-    images: tuple[Instance, ...]
-    segmentations: tuple[Instance, ...]
-    values: Mapping[str, int] = field(repr=False)
+    channels: tuple[Image, ...] = field(repr=False)
+    labels: tuple[Labels, ...] = field(repr=False)
+    settings: Settings = field(repr=False)
+    target: float | Unusable | None = field(repr=False, default=None)
+
+    @property
+    def subject(self) -> str:
+        """Return the raw identifier."""
+        return self.channels[0].instances[0].subject
+
+    def fingerprint(self) -> str:
+        """Return paths, sizes and times of every file that may be read."""
+        try:
+            files = sorted((instance.path, stat_stamp(instance.path)) for instance in self._files())
+        except OSError:
+            return ""
+        root = self.settings.root
+        return "\n".join(f"{relative(path, root)}\t{stamp}" for path, stamp in files)
 
     def read(self) -> Scan:
         """Return the scan.
@@ -43,179 +90,165 @@ class DicomCandidate:
         with quiet_pydicom():
             return self._read()
 
+    def _files(self) -> Iterator[Instance]:
+        for image in self.channels:
+            yield from image.instances
+        for labels in self.labels:
+            yield labels.instance
+
     def _read(self) -> Scan:
         self._check()
-        check_pixels(self.images)
-        geometry = volume_geometry(self.images)
-        segmentation = self._segmentation()
-        image, slope, intercept = read_pixels(geometry)
+        labels = self._chosen_labels()
+        if isinstance(self.target, Unusable):
+            raise self.target
+        grids = [grid_of(image.instances, self.settings.spacing_mm) for image in self.channels]
+        check_frames(grids)
+        # Labels before pixels: most of what is wrong with a study is wrong with its labels.
+        labels_zyx = None if labels is None else self._read_labels(labels, grids)
+        image_czyx, slopes, intercepts = read_channels(grids)
         return Scan(
-            image_zyx=image,
-            slope=slope,
-            intercept=intercept,
-            labels_zyx=read_labels(segmentation.path, geometry, self.values),
-            affine_ras=RAS_FROM_LPS @ geometry.affine_lps,
-            subject=self.images[0].subject,
-            modality=MODALITY_OF[self.images[0].sop_class],
+            image_czyx=image_czyx,
+            slopes=slopes,
+            intercepts=intercepts,
+            labels_zyx=labels_zyx,
+            target=self.target,
+            affine_ras=RAS_FROM_LPS @ grids[0].affine_lps,
+            planar=grids[0].planar,
+            subject=self.subject,
+            modality=self.channels[0].instances[0].public_modality,
         )
 
     def _check(self) -> None:
         """Refuse what headers alone show; cheap, and before any pixel is decoded."""
-        for instance in self.images:
-            if instance.sop_class not in SINGLE_FRAME_VOLUMES or instance.num_frames != 1:
-                check_burned_in(instance.modality, instance.burned_in)
-                raise Unusable("UNSUPPORTED_OBJECT", instance.object_name)
-            check_burned_in(instance.modality, instance.burned_in)
-        if not all(names_a_subject(instance.subject) for instance in self.images):
-            raise Unusable("NO_SUBJECT")
-        if len({i.subject for i in (*self.images, *self.segmentations)}) > 1:
+        for image in self.channels:
+            check_kind(image.instances)
+            for instance in image.instances:
+                # A slide's label and overview are never read.
+                if instance.kind is not Kind.SLIDE or "VOLUME" in instance.image_type:
+                    check_burned_in(instance, self.settings.clean_modalities)
+        if len({instance.subject for instance in self._files()}) > 1:
             raise Unusable("MIXED_SUBJECTS")
-        if not self.segmentations:
-            raise Unusable("NO_LABELS")
 
-    def _segmentation(self) -> Instance:
-        if len(self.segmentations) > 1:
+    def _chosen_labels(self) -> Labels | None:
+        if self.settings.rule is None:
+            return None
+        if not self.labels:
+            raise Unusable("NO_LABELS")
+        if len(self.labels) > 1:
             raise Unusable("SEVERAL_SEGMENTATIONS")
-        segmentation = self.segmentations[0]
-        # A slice lost at an end leaves an even grid; only the segmentation remembers it.
-        if set(segmentation.referenced_instances) - {image.instance for image in self.images}:
+        labels = self.labels[0]
+        # A slice lost at an end leaves an even grid; only the labels remember it.
+        image = self.channels[labels.channel]
+        there = {instance.instance for instance in image.instances}
+        if not image.is_alone and any(
+            set(instances) - there
+            for series, instances in labels.instance.references
+            if series == image.series
+        ):
             raise Unusable("MISSING_SLICES")
-        return segmentation
+        return labels
+
+    def _read_labels(self, labels: Labels, grids: Sequence[VolumeGeometry]) -> NDArray[np.uint8]:
+        """Labels that were drawn on another channel are taken over voxel by voxel, nearest."""
+        rule = self.settings.rule or LabelRule({})
+        read = read_segmentation
+        if labels.instance.kind is Kind.CONTOURS:
+            read = read_structures
+        drawn_on = grids[labels.channel]
+        return onto_first(read(labels.instance.path, drawn_on, rule), drawn_on, grids[0])
 
 
 def discover_dicom(source: DicomSource) -> Discovery:
-    """Look at every file below ``source.path`` and sort out which make a scan."""
-    found = _Found()
+    """Look at every file of the source and sort out which make a scan.
+
+    Raises:
+        DataError: The table of targets cannot be read, or ``source.path`` is a file and no
+            DICOMDIR.
+    """
+    root, files, missing = source_files(source.path)
+    found = Found([Unusable("MISSING_FILE").at(name) for name in missing])
     with quiet_pydicom():
-        for path in _files(source.path):
-            found.look_at(path, source.path)
-    images, segmentations = _by_series(found.instances)
-    paired, orphans = _pair(images, segmentations)
-    names = source.class_names()
-    values = {label: names.index(name) for label, name in source.classes.items()}
-    crowded = Counter(f for series in images.values() for f in {i.path.parent for i in series})
+        for path in files:
+            found.look_at(path, root)
+    images = images_of(found.instances)
+    choices, num_studies_without = chosen(images, source)
+    every_label = [i for i in found.instances if i.kind in _KINDS_OF_LABELS[source.labels]]
+    labels, orphans, num_left_out = Pairing(images, every_label).assign(choices)
+    if source.class_names():
+        found.quarantined += [
+            Unusable("LABELS_WITHOUT_IMAGE").at(relative(orphan.path, root)) for orphan in orphans
+        ]
+    make = _Maker(source, root, crowded_folders(images))
+    for choice in choices:
+        if choice.refusal is not None:
+            found.quarantined.append(choice.refusal.at(make.where(choice)))
+    num_left_out = num_left_out if source.class_names() else 0
     candidates = [
-        DicomCandidate(_where(series, crowded, source.path), series, paired.get(uid, ()), values)
-        for uid, series in images.items()
-    ]
-    found.quarantined += [
-        Unusable("LABELS_WITHOUT_IMAGE").at(relative(orphan.path, source.path))
-        for orphan in orphans
+        make.candidate(choice, labels[place])
+        for place, choice in enumerate(choices)
+        if choice.refusal is None
     ]
     return Discovery(
         candidates=tuple(sorted(candidates, key=lambda candidate: candidate.where)),
         quarantined=tuple(found.quarantined),
         identifiers_found=dict(sorted(found.identifiers.items())),
-        notes=tuple(found.notes()),
+        notes=tuple(found.notes(source, num_studies_without, num_left_out)),
     )
 
 
-@dataclass
-class _Found:
-    """Tally of a walk over a folder."""
+class _Maker:
+    """Makes the candidates of one source."""
 
-    instances: list[Instance] = field(default_factory=list)
-    quarantined: list[Quarantined] = field(default_factory=list)
-    identifiers: Counter[str] = field(default_factory=Counter)
-    num_foreign: int = 0
-    num_indexes: int = 0
-
-    def look_at(self, path: Path, root: Path) -> None:
-        from pydicom.errors import InvalidDicomError
-
-        try:
-            header = read_header(path)
-            instance = instance_of(path, header)
-            identifiers = identifying_keywords(header)
-        except InvalidDicomError:
-            self.num_foreign += 1
-            return
-        except Exception:  # a damaged header can raise anything, and the text may quote it
-            self.quarantined.append(Unusable("UNREADABLE_FILE").at(relative(path, root)))
-            return
-        if instance.sop_class == DICOMDIR:
-            self.num_indexes += 1
-            return
-        self.identifiers.update(identifiers)
-        self.instances.append(instance)
-
-    def notes(self) -> Iterator[str]:
-        if self.num_foreign:
-            yield f"{self.num_foreign} files are not DICOM and were passed over."
-        if self.num_indexes:
-            yield f"{self.num_indexes} DICOMDIR files were passed over; the folders were searched."
-        silent = Counter(
-            i.modality
-            for i in self.instances
-            if i.sop_class in SINGLE_FRAME_VOLUMES and not i.burned_in
+    def __init__(self, source: DicomSource, root: Path, crowded: Mapping[str, int]) -> None:
+        self._root = root
+        self._crowded = crowded
+        self._targets = load_targets(source.targets) if source.targets else None
+        self._key = source.targets.key if source.targets else "subject"
+        self._settings = Settings(
+            root=root,
+            rule=label_rule(source) if source.class_names() else None,
+            clean_modalities=frozenset(source.clean_modalities),
+            spacing_mm=source.spacing,
         )
-        for modality in sorted(set(silent) & RARELY_ANNOTATED):
-            yield (
-                f"{silent[modality]} {modality} files do not say whether text is burned in; "
-                f"accepted, as {modality} images rarely carry any."
-            )
+
+    def candidate(self, choice: Choice, labels: tuple[Labels, ...]) -> DicomCandidate:
+        """Return one candidate; what is wrong with it shows when it is read."""
+        where = self.where(choice)
+        return DicomCandidate(
+            where=where,
+            channels=choice.images,
+            labels=labels,
+            settings=self._settings,
+            target=self._target(choice.images[0].instances[0], where),
+        )
+
+    def where(self, choice: Choice) -> str:
+        """Return the folder, or the first file where the folder holds other images too."""
+        paths = [instance.path for instance in choice.images[0].instances]
+        first = min(paths)
+        alone = len(paths) > 1 and self._crowded[str(first.parent)] == 1
+        return relative(first.parent if alone else first, self._root)
+
+    def _target(self, first: Instance, where: str) -> float | Unusable | None:
+        if self._targets is None:
+            return None
+        plain, _, issuer = first.subject.partition("^^^")
+        keys = {
+            "subject": (first.subject, plain) if issuer else (first.subject,),
+            "study": (first.study,),
+            "series": (first.series,),
+            "image": (where,),
+        }[self._key]
+        return _first_target(self._targets, keys)
 
 
-def _files(root: Path) -> list[Path]:
-    return sorted(path for path in root.rglob("*") if path.is_file())
-
-
-def _by_series(
-    instances: Iterable[Instance],
-) -> tuple[dict[str, tuple[Instance, ...]], list[Instance]]:
-    """Return image series by UID, and segmentations; objects without pixels are passed over."""
-    series: defaultdict[str, list[Instance]] = defaultdict(list)
-    segmentations = []
-    for instance in instances:
-        if instance.sop_class in SEGMENTATIONS:
-            segmentations.append(instance)
-        elif instance.photometric or instance.sop_class in SINGLE_FRAME_VOLUMES:
-            series[instance.series or str(instance.path)].append(instance)
-    return {uid: tuple(files) for uid, files in series.items()}, segmentations
-
-
-def _pair(
-    images: Mapping[str, Sequence[Instance]], segmentations: Iterable[Instance]
-) -> tuple[dict[str, tuple[Instance, ...]], list[Instance]]:
-    """Give each segmentation to the series it references, else to the only one it can mean."""
-    paired: defaultdict[str, tuple[Instance, ...]] = defaultdict(tuple)
-    orphans = []
-    for segmentation in segmentations:
-        target = _target(segmentation, images)
-        if target is None:
-            orphans.append(segmentation)
-        else:
-            paired[target] += (segmentation,)
-    return dict(paired), orphans
-
-
-def _target(segmentation: Instance, images: Mapping[str, Sequence[Instance]]) -> str | None:
-    referenced = [uid for uid in segmentation.referenced_series if uid in images]
-    in_frame = [
-        uid
-        for uid, series in images.items()
-        if segmentation.frame_of_reference
-        and series[0].study == segmentation.study
-        and series[0].frame_of_reference == segmentation.frame_of_reference
-    ]
-    # References name what it was drawn on; the frame of reference alone may fit several series.
-    for choice in (referenced, in_frame):
-        if len(choice) == 1:
-            return choice[0]
-    return None
-
-
-def _where(series: Sequence[Instance], crowded: Mapping[Path, int], root: Path) -> str:
-    """Return the folder, or the first file where the folder holds other series too."""
-    first = min(instance.path for instance in series)
-    alone = len(series) > 1 and crowded[first.parent] == 1
-    return relative(first.parent if alone else first, root)
-
-
-def image_series(path: Path) -> list[tuple[Instance, ...]]:
-    """Return the image series below a folder, or of one file; for use without a federation."""
-    found = _Found()
-    for file in _files(path) if path.is_dir() else [path]:
-        found.look_at(file, path.parent)
-    images, _ = _by_series(found.instances)
-    return list(images.values())
+def _first_target(table: TargetTable, keys: Iterable[str]) -> float | Unusable:
+    refusal = Unusable("NO_TARGET")
+    for key in keys:
+        try:
+            return table.target_of(key)
+        except Unusable as reason:
+            refusal = reason
+            if reason.code != "NO_TARGET":
+                break
+    return refusal

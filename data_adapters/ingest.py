@@ -3,24 +3,41 @@
 import fcntl
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-from data_adapters.cache import CacheWriter, prepare_cache, prune, scan_path
-from data_adapters.dicom import discover_dicom
+from data_adapters.aliases import NOBODY, Excluded, image_name
+from data_adapters.cache import SCANS, prepare_cache, prune, publish
+from data_adapters.digests import FORMAT, Names
+from data_adapters.discover import Found, discover_all, location, reading
 from data_adapters.errors import DataError
-from data_adapters.geometry import axis_steps
-from data_adapters.manifest import Manifest, ScanEntry, root_digest, scan_digest
-from data_adapters.ome_zarr import discover_ome_zarr
+from data_adapters.ingest_index import IngestIndex
+from data_adapters.manifest import Manifest, ScanEntry
 from data_adapters.reasons import Unusable
-from data_adapters.sources import DicomSource, OmeZarrSource
-from data_adapters.types import Candidate, Discovery, Quarantined, Scan
+from data_adapters.sources import AnySource
+from data_adapters.staging import BLOCKS, Staged, Task
+from data_adapters.subject_ids import Subjects, subjects_of, unclear_identifiers
+from data_adapters.types import Candidate, Quarantined, stat_stamp
+from data_adapters.workers import Result, stage_all
 
 MANIFEST = "manifest.json"
-LIBRARIES = ("cohortium", "highdicom", "numpy", "ome-zarr-models", "pydicom", "tensorstore")
+LIBRARIES = (
+    "cohortium",
+    "highdicom",
+    "nibabel",
+    "numpy",
+    "ome-zarr-models",
+    "pydicom",
+    "tensorstore",
+)
+# Scans, or bytes of them, that a kill can lose the work of.
+BATCH, BATCH_BYTES = 64, 1 << 30
+
+Progress = Callable[[int, int], None]
+Pseudonymise = Callable[[str], str]
 
 
 @dataclass(frozen=True)
@@ -29,43 +46,102 @@ class IngestReport:
 
     Args:
         identifiers_found: DICOM keyword to the number of files holding a value; never values.
+        num_read: Scans that were read now; the others were known and had not changed.
     """
 
     manifest: Manifest
     quarantined: tuple[Quarantined, ...]
     identifiers_found: dict[str, int]
     notes: tuple[str, ...]
+    num_read: int = 0
 
 
-def ingest(
-    source: DicomSource | OmeZarrSource,
+class NothingUsable(DataError):  # noqa: N818  (a state of the data)
+    """No scan of a data set can be used; ``quarantined`` says why, scan by scan."""
+
+    def __init__(self, message: str, quarantined: tuple[Quarantined, ...]) -> None:
+        super().__init__(message)
+        self.quarantined = quarantined
+
+
+def ingest(  # noqa: PLR0913 - all but two are named
+    sources: AnySource | Sequence[AnySource],
     cache_dir: Path,
     *,
-    pseudonymise: Callable[[str], str],
-    progress: Callable[[int, int], None] | None = None,
+    pseudonymise: Pseudonymise,
+    excluded: Callable[[], Excluded] = lambda: NOBODY,
+    progress: Progress | None = None,
+    workers: int = 1,
 ) -> IngestReport:
-    """Gate, read and cache every scan of ``source``; what cannot be used is quarantined by name.
+    """Gate, read and cache every scan of a data set; what cannot be used is quarantined by name.
 
-    Scans are stored by content, so a rerun after a kill writes only what is missing and ends the
-    same. The manifest is written last.
+    Scans are stored by content, so a rerun after a kill finishes what is missing and ends the
+    same; candidates that have not changed are not read again. The manifest is written last.
 
     Args:
+        sources: One, or several that hold one protected population.
         cache_dir: Made readable by its owner only.
-        pseudonymise: Raw subject identifier to pseudonym; the key stays with the caller.
+        pseudonymise: Keyed hash of a raw identifier or path; the key stays with the caller.
+        excluded: Tells who must not be in the data set; asked while nobody else can write.
         progress: Called with (scans done, scans in all).
+        workers: Processes that read; 1 reads in this one.
 
     Raises:
-        DataError: The folder is missing or holds no usable scan.
+        DataError: A source is missing, or sources contradict each other.
+        NothingUsable: No scan can be used.
     """
-    discovery = discover(source)
+    together = tuple(sources) if isinstance(sources, Sequence) else (sources,)
     cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _alone(cache_dir):
+    with alone(cache_dir):
         prepare_cache(cache_dir)
-        return _ingest(source, discovery, cache_dir, pseudonymise, progress)
+        run = _Ingest(discover_all(together), cache_dir, pseudonymise, excluded())
+        return run.finished(progress, workers)
+
+
+def exclude(cache_dir: Path, who: Excluded, *, pseudonymise: Pseudonymise) -> Manifest | None:
+    """Take people out of a cache: manifest first, then the scans. Safe to repeat.
+
+    Returns:
+        The manifest that is left; None where nobody is, or nothing was ingested.
+    """
+    with alone(cache_dir):
+        path = cache_dir / MANIFEST
+        manifest = Manifest.load(path) if path.is_file() else None
+        kept = (
+            []
+            if manifest is None
+            else [e for e in manifest.scans if not _is_out(e, who, pseudonymise)]
+        )
+        left = None
+        if manifest is not None and kept:
+            left = Manifest.of(
+                manifest.names,
+                kept,
+                source_kind=manifest.source_kind,
+                versions=manifest.versions,
+            )
+            left.save(path)
+        else:
+            path.unlink(missing_ok=True)
+        _forget_all_but(cache_dir, kept)
+        return left
+
+
+def _is_out(entry: ScanEntry, who: Excluded, pseudonymise: Pseudonymise) -> bool:
+    return who.has(entry.aliases) or image_name(entry.image, pseudonymise) in who.images
+
+
+def _forget_all_but(cache_dir: Path, kept: Collection[ScanEntry]) -> None:
+    """Delete every other scan, what is unfinished, and what is known of the others."""
+    prepare_cache(cache_dir)
+    prune(cache_dir, kept)
+    index = IngestIndex(cache_dir)
+    index.keep_paths({entry.path for entry in kept})
+    _forget_blocks(cache_dir, index.locations)
 
 
 @contextmanager
-def _alone(cache_dir: Path) -> Iterator[None]:
+def alone(cache_dir: Path) -> Iterator[None]:
     """Keep a second process out of the cache: each would clean up what the other is writing."""
     descriptor = os.open(cache_dir / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -79,119 +155,256 @@ def _alone(cache_dir: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _ingest(
-    source: DicomSource | OmeZarrSource,
-    discovery: Discovery,
-    cache_dir: Path,
-    pseudonymise: Callable[[str], str],
-    progress: Callable[[int, int], None] | None,
-) -> IngestReport:
-    writer = CacheWriter(cache_dir, source.class_names())
-    tally = _Tally(writer, source.class_names(), pseudonymise)
-    for done, candidate in enumerate(discovery.candidates, start=1):
-        tally.add(candidate)
-        if progress is not None:
-            progress(done, len(discovery.candidates))
-    writer.commit()
-    quarantined = (*discovery.quarantined, *tally.quarantined)
-    if not tally.entries:
-        # What was cached before is no longer in the source, so nothing may train on it.
-        (cache_dir / MANIFEST).unlink(missing_ok=True)
-        raise DataError(_nothing_usable(source.path, quarantined))
-    manifest = tally.manifest(source.kind)
-    manifest.save(cache_dir / MANIFEST)
-    prune(cache_dir, manifest)
-    return IngestReport(
-        manifest=manifest,
-        quarantined=tuple(sorted(quarantined, key=lambda entry: (entry.where, entry.code))),
-        identifiers_found=discovery.identifiers_found,
-        notes=(*discovery.notes, *tally.notes()),
-    )
+@dataclass(frozen=True)
+class _Known:
+    """A candidate whose subject is clear.
 
-
-def discover(source: DicomSource | OmeZarrSource) -> Discovery:
-    """Find what may be a scan in ``source``, without decoding pixels.
-
-    Raises:
-        DataError: The folder does not exist.
+    Args:
+        subject: Pseudonym.
+        aliases: Of the subject, sorted.
+        mark: Keyed hash of its files' stamps and all settings; empty if it must be read anew.
     """
-    if not source.path.is_dir():
-        raise DataError(
-            f"There is no folder {source.path}. Correct `path` in the site file, or mount the "
-            "folder it names."
+
+    task: Task
+    subject: str
+    aliases: tuple[str, ...]
+    mark: str
+
+
+class _Ingest:
+    """One pass over the candidates of all sources."""
+
+    def __init__(
+        self,
+        found: Sequence[Found],
+        cache_dir: Path,
+        pseudonymise: Pseudonymise,
+        excluded: Excluded,
+    ) -> None:
+        source = found[0].source
+        self._names = Names(source.class_names(), source.target_names(), source.channel_names())
+        self._found, self._cache_dir = found, cache_dir
+        self._pseudonymise, self._excluded = pseudonymise, excluded
+        self._index = IngestIndex(cache_dir)
+        self._batch = _Batch(cache_dir, self._index)
+        self._tally = _Tally(self._is_excluded)
+        self._num_excluded = 0
+        self._total = sum(len(one.discovery.candidates) for one in found)
+        self._locations: set[str] = set()
+        (cache_dir / BLOCKS).mkdir(exist_ok=True, mode=0o700)
+
+    def finished(self, progress: Progress | None, workers: int) -> IngestReport:
+        """Stage, publish, write the manifest, clean up."""
+        every = list(self._known())
+        results: dict[str, Result | None] = {
+            known.task.location: self._index.staged(known.task.location, known.mark)
+            for known in every
+        }
+        unread = [known for known in every if results[known.task.location] is None]
+        num_known = self._total - len(unread)
+        staged = stage_all((known.task for known in unread), workers)
+        for number, (known, (_, result)) in enumerate(zip(unread, staged, strict=True), start=1):
+            results[known.task.location] = result
+            self._batch.add(known, result)
+            if progress is not None:
+                progress(num_known + number, self._total)
+        self._batch.commit()
+        if progress is not None and not unread:
+            progress(self._total, self._total)
+        # In the order of discovery, so that which of two copies stays does not depend on history.
+        for known in every:
+            self._tally.add(known, results[known.task.location])
+        return self._report(len(unread))
+
+    def _known(self) -> Iterator[_Known]:
+        unclear = unclear_identifiers(
+            (one.source.subjects, candidate.subject)
+            for one in self._found
+            for candidate in one.discovery.candidates
         )
-    if isinstance(source, DicomSource):
-        return discover_dicom(source)
-    return discover_ome_zarr(source)
+        for one in self._found:
+            subjects = subjects_of(
+                one.source.subjects, unclear=unclear, several_sources=len(self._found) > 1
+            )
+            settings = _settings(one.source)
+            for candidate in one.discovery.candidates:
+                known = self._clear(one, candidate, subjects, settings)
+                if known:
+                    yield known
+
+    def _clear(
+        self, found: Found, candidate: Candidate, subjects: Subjects, settings: str
+    ) -> _Known | None:
+        try:
+            identity = subjects.identity(candidate.subject)
+        except Unusable as reason:
+            self._tally.quarantined.append(reason.at(candidate.where))
+            return None
+        aliases = identity.aliases(self._pseudonymise)
+        if self._excluded.has(aliases):
+            self._num_excluded += 1
+            return None
+        place = self._pseudonymise(location(found.number, found.source, candidate))
+        self._locations.add(place)
+        seen = candidate.fingerprint()
+        return _Known(
+            Task(candidate, place, self._names, self._cache_dir),
+            subject=self._pseudonymise(identity.subject),
+            aliases=tuple(sorted(aliases)),
+            mark=self._pseudonymise(f"{settings}\0{seen}") if seen else "",
+        )
+
+    def _is_excluded(self, image: str) -> bool:
+        """Tell whether an image is that of somebody excluded, under whatever name it comes."""
+        out = image_name(image, self._pseudonymise) in self._excluded.images
+        self._num_excluded += out
+        return out
+
+    def _report(self, num_read: int) -> IngestReport:
+        quarantined = self._quarantined()
+        if not self._tally.entries:
+            # What was cached before is no longer in the source, so nothing may train on it.
+            (self._cache_dir / MANIFEST).unlink(missing_ok=True)
+            _forget_all_but(self._cache_dir, ())
+            raise NothingUsable(
+                _nothing_usable(self._found[0].source.path, quarantined), tuple(quarantined)
+            )
+        manifest = Manifest.of(
+            self._names,
+            self._tally.entries.values(),
+            source_kind="+".join(sorted({one.source.kind for one in self._found})),
+            versions={name: version(name) for name in LIBRARIES},
+        )
+        manifest.save(self._cache_dir / MANIFEST)
+        prune(self._cache_dir, manifest.scans)
+        self._forget()
+        return IngestReport(
+            manifest=manifest,
+            quarantined=tuple(sorted(quarantined, key=lambda entry: (entry.where, entry.code))),
+            identifiers_found=dict(sorted(self._identifiers().items())),
+            notes=tuple(self._notes()),
+            num_read=num_read,
+        )
+
+    def _quarantined(self) -> list[Quarantined]:
+        discovered = [q for one in self._found for q in one.discovery.quarantined]
+        return discovered + self._tally.quarantined
+
+    def _identifiers(self) -> Counter[str]:
+        counts: Counter[str] = Counter()
+        for one in self._found:
+            counts.update(one.discovery.identifiers_found)
+        return counts
+
+    def _notes(self) -> Iterator[str]:
+        for one in self._found:
+            yield from one.discovery.notes
+        if self._tally.num_repeated:
+            yield (
+                f"{self._tally.num_repeated} scans are copies of another one; each is counted once."
+            )
+        if self._num_excluded:
+            yield f"{self._num_excluded} scans of excluded subjects were left out."
+
+    def _forget(self) -> None:
+        """Drop what is known of candidates that are gone."""
+        self._index.keep_only(self._locations)
+        _forget_blocks(self._cache_dir, self._locations)
 
 
-def _read(candidate: Candidate) -> Scan | Quarantined:
-    try:
-        return candidate.read()
-    except Unusable as reason:
-        return reason.at(candidate.where)
-    except Exception as error:  # one bad scan never stops the others; its text may quote a header
-        return Unusable("UNEXPECTED", type(error).__name__).at(candidate.where)
+def _forget_blocks(cache_dir: Path, kept: Collection[str]) -> None:
+    (cache_dir / BLOCKS).mkdir(exist_ok=True, mode=0o700)
+    for path in (cache_dir / BLOCKS).iterdir():
+        if path.stem not in kept:
+            path.unlink()
+
+
+def _settings(source: AnySource) -> str:
+    """Return what decides how a candidate is read, beside its files: settings, tables, versions."""
+    table = stat_stamp(source.targets.path) if source.targets else ""
+    versions = ",".join(f"{name}={version(name)}" for name in LIBRARIES)
+    return f"{FORMAT}\0{reading(source)}\0{table}\0{versions}"
+
+
+class _Batch:
+    """Staged scans on their way to their final names."""
+
+    def __init__(self, cache_dir: Path, index: IngestIndex) -> None:
+        self._cache_dir, self._index = cache_dir, index
+        self._waiting: list[tuple[str, str, Staged]] = []
+        self._bytes = 0
+
+    def add(self, known: _Known, staged: Result) -> None:
+        """Take one scan; publish when enough are waiting."""
+        if isinstance(staged, Quarantined):
+            return
+        self._waiting.append((known.task.location, known.mark, staged))
+        c, z, y, x = staged.shape_czyx
+        self._bytes += 2 * c * z * y * x
+        if len(self._waiting) >= BATCH or self._bytes >= BATCH_BYTES:
+            self.commit()
+
+    def commit(self) -> None:
+        """Make what is waiting durable, then visible, then remembered."""
+        publish(
+            self._cache_dir,
+            [
+                (self._cache_dir / staged.path, staged.temporary)
+                for _, _, staged in self._waiting
+                if staged.temporary is not None
+            ],
+        )
+        self._index.add(self._waiting)
+        self._waiting.clear()
+        self._bytes = 0
 
 
 @dataclass
 class _Tally:
-    """Entries and refusals of one ingest."""
+    """Entries and refusals of one ingest.
 
-    writer: CacheWriter
-    classes: tuple[str, ...]
-    pseudonymise: Callable[[str], str]
+    Args:
+        is_excluded: Of an image digest.
+    """
+
+    is_excluded: Callable[[str], bool]
     entries: dict[str, ScanEntry] = field(default_factory=dict)
     quarantined: list[Quarantined] = field(default_factory=list)
     num_repeated: int = 0
+    _owners: dict[str, str] = field(default_factory=dict)
 
-    def add(self, candidate: Candidate) -> None:
-        """Cache one scan, or say why not. A scan already there is counted once."""
-        scan = _read(candidate)
-        if isinstance(scan, Quarantined):
-            self.quarantined.append(scan)
+    def add(self, known: _Known, result: Result | None) -> None:
+        """Enter one scan, or say why not. A scan already there is counted once."""
+        if result is None:
             return
-        entry = self._entry(scan)
-        known = self.entries.get(entry.digest)
-        if known is None:
-            self.writer.add(scan, entry.digest)
-            self.entries[entry.digest] = entry
-        elif known.subject == entry.subject:
+        if isinstance(result, Quarantined):
+            self.quarantined.append(result)
+        elif self.is_excluded(result.image):
+            return
+        elif self._owners.setdefault(result.image, known.subject) != known.subject:
+            self.quarantined.append(Unusable("DUPLICATE_SCAN").at(known.task.candidate.where))
+        elif result.digest in self.entries:
             self.num_repeated += 1
         else:
-            self.quarantined.append(Unusable("DUPLICATE_SCAN").at(candidate.where))
-
-    def _entry(self, scan: Scan) -> ScanEntry:
-        digest = scan_digest(scan, self.classes)
-        spacing_mm, _ = axis_steps(scan.affine_ras)
-        z, y, x = scan.image_zyx.shape
-        dz, dy, dx = (round(float(step), 6) for step in spacing_mm)
-        return ScanEntry(
-            subject=self.pseudonymise(scan.subject),
-            digest=digest,
-            shape_zyx=(z, y, x),
-            spacing_mm_zyx=(dz, dy, dx),
-            modality=scan.modality,
-            path=scan_path(digest),
-        )
-
-    def manifest(self, source_kind: str) -> Manifest:
-        scans = tuple(sorted(self.entries.values(), key=lambda e: (e.subject, e.digest)))
-        return Manifest(
-            source_kind=source_kind,
-            classes=self.classes,
-            scans=scans,
-            root=root_digest(self.classes, scans),
-            versions={name: version(name) for name in LIBRARIES},
-        )
-
-    def notes(self) -> tuple[str, ...]:
-        if not self.num_repeated:
-            return ()
-        return (f"{self.num_repeated} scans are copies of another one; each is counted once.",)
+            self.entries[result.digest] = _entry(known, result)
 
 
-def _nothing_usable(folder: Path, quarantined: tuple[Quarantined, ...]) -> str:
+def _entry(known: _Known, staged: Staged) -> ScanEntry:
+    return ScanEntry(
+        subject=known.subject,
+        digest=staged.digest,
+        image=staged.image,
+        shape_czyx=staged.shape_czyx,
+        spacing_mm_zyx=staged.spacing_mm_zyx,
+        modality=staged.modality,
+        planar=staged.planar,
+        target=staged.target,
+        aliases=known.aliases,
+        path=staged.path,
+    )
+
+
+def _nothing_usable(folder: Path, quarantined: Sequence[Quarantined]) -> str:
     if not quarantined:
         return (
             f"There are no scans in {folder}. Correct `path` and `kind` in the site file: a DICOM "
@@ -204,3 +417,6 @@ def _nothing_usable(folder: Path, quarantined: tuple[Quarantined, ...]) -> str:
         f"No scan in {folder} can be used: {len(quarantined)} were left out, {count} of them "
         f"for {code}. {example.sentence} {example.remedy}"
     )
+
+
+__all__ = ["MANIFEST", "SCANS", "IngestReport", "NothingUsable", "alone", "exclude", "ingest"]

@@ -5,23 +5,15 @@ The root and the leaves stay at the site; federation sends a blinded commitment 
 
 import hashlib
 import json
-import os
-import secrets
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from data_adapters.atomic import write_atomically
+from data_adapters.digests import FORMAT, Names
 from data_adapters.errors import DataError
-from data_adapters.types import Scan
-
-FORMAT = 1
-# Geometry is compared in steps of a nanometre: DICOM's decimal text carries no more.
-GEOMETRY_STEPS_PER_MM = 1e6
 
 
 @dataclass(frozen=True)
@@ -31,14 +23,22 @@ class ScanEntry:
     Args:
         subject: Pseudonym.
         digest: ``sha256:<hex>`` over pixels, labels, geometry, classes and modality.
-        path: Relative to the cache folder, with forward slashes.
+        image: ``sha256:<hex>`` over pixels and geometry alone.
+        target: Class index or value, where a table gave one.
+        aliases: Of the subject: keyed hashes of every name (``aliases.Identity``), sorted.
+        path: Relative to the cache folder, with forward slashes: an OME-Zarr image, or for images
+            read in place a ``.json`` that says how to find it again.
     """
 
     subject: str
     digest: str
-    shape_zyx: tuple[int, int, int]
+    image: str
+    shape_czyx: tuple[int, int, int, int]
     spacing_mm_zyx: tuple[float, float, float]
     modality: str
+    planar: bool
+    target: float | None
+    aliases: tuple[str, ...]
     path: str
 
 
@@ -47,16 +47,42 @@ class Manifest:
     """All scans of one data set, sorted by subject and digest.
 
     Args:
-        classes: A class's place is its value in cached labels.
+        source_kind: Of the source, or of all sources joined by ``+``.
+        classes: A class's place is its value in cached labels; empty without voxel labels.
+        target_classes: A class's place is a scan's target; empty without a table of classes.
+        channels: Names, in the order of the image's first axis.
         root: ``sha256:<hex>`` over the subjects' leaves; see ``root_digest``.
         versions: Of this adapter and the libraries that read the data; not part of the root.
     """
 
     source_kind: str
     classes: tuple[str, ...]
+    target_classes: tuple[str, ...]
+    channels: tuple[str, ...]
     scans: tuple[ScanEntry, ...]
     root: str
     versions: dict[str, str]
+
+    @classmethod
+    def of(
+        cls, names: Names, scans: Iterable[ScanEntry], *, source_kind: str, versions: dict[str, str]
+    ) -> "Manifest":
+        """Sort the scans and compute the root."""
+        ordered = tuple(sorted(scans, key=lambda entry: (entry.subject, entry.digest)))
+        return cls(
+            source_kind=source_kind,
+            classes=names.classes,
+            target_classes=names.targets,
+            channels=names.channels,
+            scans=ordered,
+            root=root_digest(names, ordered),
+            versions=versions,
+        )
+
+    @property
+    def names(self) -> Names:
+        """Return what the numbers in the scans mean."""
+        return Names(self.classes, self.target_classes, self.channels)
 
     @property
     def subjects(self) -> tuple[str, ...]:
@@ -65,9 +91,10 @@ class Manifest:
 
     def save(self, path: Path) -> None:
         """Write the manifest so that a crash leaves the old one or the new one."""
-        document = {"format": FORMAT, **asdict(self)}
+        document: dict[str, Any] = {"format": FORMAT, **asdict(self)}
+        document["check"] = _check(document)
         text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False)
-        _write_atomically(path, text.encode("utf-8"))
+        write_atomically(path, text.encode("utf-8"))
 
     @classmethod
     def load(cls, path: Path) -> "Manifest":
@@ -78,6 +105,7 @@ class Manifest:
         """
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
+            changed = document.pop("check") != _check(document)
             manifest = _from_document(document)
         except FileNotFoundError:
             raise DataError(f"No manifest at {path}. Ingest the data first.") from None
@@ -86,7 +114,7 @@ class Manifest:
                 f"The manifest {path} cannot be read ({type(error).__name__}). "
                 "Delete it and ingest the data again; cached scans are kept."
             ) from error
-        if manifest.root != root_digest(manifest.classes, manifest.scans):
+        if changed or manifest.root != root_digest(manifest.names, manifest.scans):
             raise DataError(
                 f"The manifest {path} does not match its own digest: it was changed after ingest. "
                 "Delete it and ingest the data again; cached scans are kept."
@@ -94,85 +122,50 @@ class Manifest:
         return manifest
 
 
+def _check(document: dict[str, Any]) -> str:
+    return hashlib.sha256(_json(document)).hexdigest()
+
+
 def _from_document(document: dict[str, Any]) -> Manifest:
     if document.pop("format") != FORMAT:
         raise ValueError("another manifest format")
-    scans = tuple(_entry(entry) for entry in document.pop("scans"))
-    return Manifest(scans=scans, classes=tuple(document.pop("classes")), **document)
+    return Manifest(
+        source_kind=str(document["source_kind"]),
+        classes=tuple(document["classes"]),
+        target_classes=tuple(document["target_classes"]),
+        channels=tuple(document["channels"]),
+        scans=tuple(_entry(entry) for entry in document["scans"]),
+        root=str(document["root"]),
+        versions=dict(document["versions"]),
+    )
 
 
 def _entry(entry: dict[str, Any]) -> ScanEntry:
-    z, y, x = entry.pop("shape_zyx")
+    c, z, y, x = entry.pop("shape_czyx")
     dz, dy, dx = entry.pop("spacing_mm_zyx")
-    return ScanEntry(shape_zyx=(z, y, x), spacing_mm_zyx=(dz, dy, dx), **entry)
+    aliases = tuple(entry.pop("aliases"))
+    return ScanEntry(shape_czyx=(c, z, y, x), spacing_mm_zyx=(dz, dy, dx), aliases=aliases, **entry)
 
 
-def scan_digest(scan: Scan, classes: tuple[str, ...]) -> str:
-    """Return the digest of what is cached of a scan: everything but the subject.
-
-    Explicit little-endian bytes in C order and geometry in integers, so that neither the machine
-    nor the last bit of a floating-point library changes it.
-    """
-    header = {
-        "format": FORMAT,
-        "classes": classes,
-        "modality": scan.modality,
-        "image": [scan.image_zyx.dtype.newbyteorder("<").str, scan.image_zyx.shape],
-        "scaling": [float(scan.slope).hex(), float(scan.intercept).hex()],
-        "affine_nm": _integers(scan.affine_ras),
-    }
-    hasher = hashlib.sha256(_json(header))
-    hasher.update(_little_endian(scan.image_zyx))
-    hasher.update(_little_endian(scan.labels_zyx))
-    return "sha256:" + hasher.hexdigest()
-
-
-def _integers(affine_ras: NDArray[np.float64]) -> list[int]:
-    return [round(float(value) * GEOMETRY_STEPS_PER_MM) for value in affine_ras.ravel()]
-
-
-def _little_endian(array: NDArray[Any]) -> memoryview:
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).data.cast("B")
-
-
-def leaf_digest(subject: str, scan_digests: Iterable[str], classes: tuple[str, ...]) -> str:
-    """Return the digest of one subject: pseudonym, classes, and its scans in any order."""
-    leaf = {"subject": subject, "classes": classes, "scans": sorted(scan_digests)}
+def leaf_digest(subject: str, scan_digests: Iterable[str], names: Names) -> str:
+    """Return the digest of one subject: pseudonym, names, and its scans in any order."""
+    leaf = {"subject": subject, "names": asdict(names), "scans": sorted(scan_digests)}
     return "sha256:" + hashlib.sha256(_json(leaf)).hexdigest()
 
 
-def root_digest(classes: tuple[str, ...], scans: Iterable[ScanEntry]) -> str:
+def root_digest(names: Names, scans: Iterable[ScanEntry]) -> str:
     """Return the digest over all subjects' leaves, whatever the order of scans.
 
-    >>> root_digest(("background", "head"), ())[:20]
-    'sha256:962fdbff50b67'
+    >>> root_digest(Names(("background", "head")), ()) == root_digest(Names(("background",)), ())
+    False
     """
     by_subject: defaultdict[str, list[str]] = defaultdict(list)
     for scan in scans:
         by_subject[scan.subject].append(scan.digest)
-    leaves = sorted(leaf_digest(name, found, classes) for name, found in by_subject.items())
-    root = {"format": FORMAT, "classes": classes, "leaves": leaves}
+    leaves = sorted(leaf_digest(name, found, names) for name, found in by_subject.items())
+    root = {"format": FORMAT, "names": asdict(names), "leaves": leaves}
     return "sha256:" + hashlib.sha256(_json(root)).hexdigest()
 
 
 def _json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a new name in ``folder`` durable (POSIX asks for this separately)."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

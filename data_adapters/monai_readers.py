@@ -13,14 +13,13 @@ from monai.data.image_reader import ImageReader
 from monai.utils.enums import MetaKeys, SpaceKeys
 from numpy.typing import NDArray
 
-from data_adapters.dicom import image_series
-from data_adapters.dicom_headers import quiet_pydicom
-from data_adapters.dicom_volume import check_pixels, read_pixels, volume_geometry
+from data_adapters.dicom_alone import read_alone
 from data_adapters.errors import DataError
-from data_adapters.geometry import RAS_FROM_LPS, zyx_affine
-from data_adapters.ome_zarr import read_image
-from data_adapters.ome_zarr_metadata import read_metadata
+from data_adapters.lengths import MILLIMETRES_IN, millimetres
+from data_adapters.ome_zarr_images import Wanted, read_volume
 from data_adapters.reasons import Unusable
+from data_adapters.zarr_places import Place
+from data_adapters.zarr_remote import is_url, mended_url, shown_url
 
 PathLike = str | os.PathLike[Any]
 Volume = tuple[NDArray[Any], NDArray[np.float64]]
@@ -48,60 +47,100 @@ class _VolumeReader(ImageReader):
         arrays = [array for array, _ in img]
         if any(not np.allclose(affine, other) for _, other in img[1:]):
             raise DataError("The images lie on different grids. Resample them onto one first.")
+        has_channels = arrays[0].ndim == 4
         meta: dict[str, Any] = {
             MetaKeys.AFFINE: affine,
             MetaKeys.ORIGINAL_AFFINE: affine.copy(),
             MetaKeys.SPACE: SpaceKeys.RAS,
-            MetaKeys.SPATIAL_SHAPE: np.asarray(arrays[0].shape),
-            MetaKeys.ORIGINAL_CHANNEL_DIM: "no_channel" if len(arrays) == 1 else 0,
+            MetaKeys.SPATIAL_SHAPE: np.asarray(arrays[0].shape[-3:]),
+            MetaKeys.ORIGINAL_CHANNEL_DIM: 0 if len(arrays) > 1 or has_channels else "no_channel",
         }
-        return (arrays[0] if len(arrays) == 1 else np.stack(arrays)), meta
+        if len(arrays) == 1:
+            return arrays[0], meta
+        return (np.concatenate(arrays) if has_channels else np.stack(arrays)), meta
 
     def _read_checked(self, path: Path) -> Volume:
         try:
             return self._read_one(path)
         except Unusable as reason:
             refused = reason.at(str(path))
-            raise DataError(f"{path}: {refused.sentence} {refused.remedy}") from None
+            raise DataError(f"{path}: {refused.sentence} {refused.remedy}", refused.code) from None
 
     def _read_one(self, path: Path) -> Volume:
         raise NotImplementedError
 
 
 class DicomReader(_VolumeReader):
-    """Reads the one image series of a folder, or a single file, as real-world values (float32)."""
+    """Reads the one image of a folder, file or DICOMDIR as real-world values (float32).
+
+    Single-frame series, enhanced multi-frame files and projections give (z, y, x); whole-slide
+    images give (channel, 1, y, x). A segmentation without an image gives its segment numbers.
+
+    Args:
+        spacing: Millimetres, or text such as ``"0.65 um"``: of projections whose header has none;
+            of whole-slide images, the coarsest level that is no coarser.
+
+    Raises:
+        ValueError: A spacing that is no length.
+    """
+
+    def __init__(self, *, spacing: float | str | None = None) -> None:
+        self._spacing_mm = None if spacing is None else float(millimetres(spacing))
 
     def _read_one(self, path: Path) -> Volume:
-        with quiet_pydicom():
-            series = image_series(path)
-            if len(series) != 1:
-                raise DataError(
-                    f"{path}: {len(series)} image series where one is needed. Name a folder with "
-                    "one series."
-                )
-            check_pixels(series[0])
-            geometry = volume_geometry(series[0])
-            stored, slope, intercept = read_pixels(geometry)
-        real = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-        return real, RAS_FROM_LPS @ geometry.affine_lps
+        return read_alone(path, self._spacing_mm)
 
 
 class OmeZarrReader(_VolumeReader):
-    """Reads one level and channel of an OME-Zarr 0.4 or 0.5 image.
+    """Reads one level, channel and time point of an OME-Zarr 0.4 or 0.5 image, or of a URL.
+
+    Images without a z axis give (y, x), the others (z, y, x).
 
     Args:
         level: 0 is the finest.
-        channel: For (c, z, y, x) images.
+        channel: A name from the omero metadata, or an index.
+        time: Needed where there are several time points.
+        spacing: In place of ``level``, millimetres or text such as ``"0.65 um"``: the coarsest
+            level that is no coarser.
+        unit: Of spatial axes that state none.
+
+    Raises:
+        ValueError: Both a level and a spacing, or values that cannot be.
     """
 
-    def __init__(self, level: int = 0, channel: int = 0) -> None:
-        self._level = level
-        self._channel = channel
+    def __init__(
+        self,
+        level: int | None = None,
+        channel: int | str = 0,
+        *,
+        time: int | None = None,
+        spacing: float | str | None = None,
+        unit: str | None = None,
+    ) -> None:
+        if level is not None and spacing is not None:
+            raise ValueError("give a level or a spacing, not both")
+        if min(level or 0, time or 0, channel if isinstance(channel, int) else 0) < 0:
+            raise ValueError("level, channel and time count from 0")
+        if unit is not None and unit not in MILLIMETRES_IN:
+            raise ValueError(f"unit is one of {', '.join(MILLIMETRES_IN)}")
+        spacing_mm = None if spacing is None else float(millimetres(spacing))
+        self._wanted = Wanted((channel,), time, spacing_mm, unit, level or 0)
 
-    def _read_one(self, path: Path) -> Volume:
-        metadata = read_metadata(path)
-        if not 0 <= self._level < len(metadata.levels):
-            raise DataError(f"{path}: no level {self._level}; there are {len(metadata.levels)}.")
-        level = metadata.levels[self._level]
-        image = read_image(metadata, level, self._channel)
-        return image, zyx_affine(level.scale_mm, level.translation_mm)
+    def read(self, data: Sequence[PathLike] | PathLike, **_: Any) -> list[Volume]:
+        """Return (array, affine) of each path or URL.
+
+        Raises:
+            DataError: The image cannot be used; ``code`` says why.
+        """
+        paths = [data] if isinstance(data, str | os.PathLike) else data
+        return [self._opened(os.fspath(path)) for path in paths]
+
+    def _opened(self, path: str) -> Volume:
+        name = mended_url(path)
+        try:
+            return read_volume(Place(name), self._wanted)
+        except Unusable as reason:
+            where = shown_url(name) if is_url(name) else name
+            refused = reason.at(where)
+            message = f"{where}: {refused.sentence} {refused.remedy}"
+            raise DataError(message, refused.code) from None

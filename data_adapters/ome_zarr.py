@@ -1,172 +1,302 @@
-"""Folders of OME-Zarr images: which are there, and reading one with its labels."""
+"""OME-Zarr images of a source: which are there, and each as a scan that is read where it lies."""
 
-from collections.abc import Mapping
+import hashlib
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
 
-import numpy as np
-from numpy.typing import NDArray
-
-from data_adapters.geometry import zyx_affine
-from data_adapters.ome_zarr_metadata import SPATIAL, ImageMetadata, Level, read_metadata
+from data_adapters import zarr_remote
+from data_adapters.errors import DataError
+from data_adapters.ome_zarr_images import OpenedImage, Wanted, open_image
+from data_adapters.ome_zarr_labels import ClassTable, ClassVoxels, open_labels
+from data_adapters.ome_zarr_plates import (
+    Refused,
+    fields_of,
+    layout_of,
+    load_wells,
+    series_of,
+)
+from data_adapters.ome_zarr_stamps import tree_stamp
 from data_adapters.reasons import Unusable
-from data_adapters.sources import OmeZarrSource
-from data_adapters.subject_ids import names_a_subject
-from data_adapters.types import Discovery, Scan, relative
-from data_adapters.zarr_store import open_array
+from data_adapters.sources import OmeZarrSource, class_values
+from data_adapters.tables import read_table
+from data_adapters.targets import TargetTable, load_targets
+from data_adapters.types import Discovery, Quarantined, Scan, relative
+from data_adapters.zarr_places import Place
 
 SUFFIX = ".zarr"
-# OME-Zarr does not say what kind of image it holds; DICOM's defined term for that is OT (other).
-MODALITY = "OT"
-KEPT_TYPES = {
-    "uint8": np.uint8,
-    "int8": np.int16,
-    "uint16": np.uint16,
-    "int16": np.int16,
-    "float16": np.float32,
-    "float32": np.float32,
-    "float64": np.float32,
-}
-GRID_TOLERANCE_VOXELS = 0.05
-# A scan is held in memory whole while it is taken in.
-MAX_VOLUME_BYTES = 8 * 2**30
+ZIPPED = (".zarr.zip", ".ozx")
+# Settings that decide which images there are, not what is read of one.
+_NOT_READING = {"path", "images", "wells", "targets", "subjects"}
 
 
 @dataclass(frozen=True)
 class OmeZarrCandidate:
-    """One image group with the labels group that is asked for."""
+    """One image group with the labels group that is asked for.
+
+    Args:
+        place: The image group; its own root, so that nothing leads out of it.
+        target: From the table of targets: a value, or why there is none.
+    """
 
     where: str
-    path: Path
+    place: Place
     subject: str = field(repr=False)
-    labels: str
-    values: Mapping[int, int]
-    channel: int
+    source: OmeZarrSource = field(repr=False)
+    target: float | Unusable | None = field(repr=False, default=None)
+
+    def fingerprint(self) -> str:
+        """Return text that changes with the image's files or with what is read of them."""
+        if self.place.remote:
+            return ""
+        settings = self.source.model_dump_json(exclude=_NOT_READING)
+        try:  # all levels and labels: which of them are used is known only once they are read
+            files = tree_stamp((), (self.place,))
+        except Unusable:
+            return ""
+        text = f"{self.subject}\0{self.target!r}\0{settings}\0{files}"
+        return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
     def read(self) -> Scan:
-        """Return the scan.
+        """Return the scan; its pixels stay where they are, every label was looked at once.
 
         Raises:
             Unusable: The reason code for which it is left out.
         """
-        if not names_a_subject(self.subject):
-            raise Unusable("NO_SUBJECT")
-        metadata = read_metadata(self.path)
-        level = metadata.levels[0]
-        image = read_image(metadata, level, self.channel)
+        scan = self.reopen()
+        if isinstance(scan.labels_zyx, ClassVoxels):
+            scan.labels_zyx.check()
+        return scan
+
+    def reopen(self) -> Scan:
+        """Return the scan without a look at its labels: for one whose ``stamp`` is known.
+
+        Raises:
+            Unusable: The reason code for which it is left out.
+        """
+        if isinstance(self.target, Unusable):
+            raise self.target
+        image = open_image(self.place, _wanted(self.source))
+        labels = self._labels(image)
+        # Also where it is copied: the walk refuses links among the files.
+        stamp = "" if self.place.remote else self._stamp(image, labels)
+        in_place = not (self.place.remote or self.source.rechunk)
+        num_channels = image.voxels.shape[0]
         return Scan(
-            image_zyx=image,
-            slope=1.0,
-            intercept=0.0,
-            labels_zyx=self._labels(level, image.shape),
-            affine_ras=zyx_affine(level.scale_mm, level.translation_mm),
+            image_czyx=image.voxels,
+            slopes=(1.0,) * num_channels,
+            intercepts=(0.0,) * num_channels,
+            affine_ras=image.affine_ras,
             subject=self.subject,
-            modality=MODALITY,
+            modality=self.source.modality,
+            labels_zyx=labels,
+            target=self.target,
+            planar=image.planar,
+            in_place=in_place,
+            stamp=stamp if in_place else "",
         )
 
-    def _labels(self, level: Level, shape_zyx: tuple[int, ...]) -> NDArray[np.uint8]:
-        group = self.path / "labels" / self.labels
-        if not group.is_dir():
-            raise Unusable("NO_LABELS")
-        metadata = read_metadata(group)
-        for candidate in metadata.levels:
-            store = _open_zyx(metadata, candidate, 0)
-            if store.shape == shape_zyx:
-                _check_same_grid(candidate, level, shape_zyx)
-                return _classes(_pixels(store), self.values)
-        raise Unusable("LABEL_SHAPE")
+    def _labels(self, image: OpenedImage) -> ClassVoxels | None:
+        if self.source.labels is None:
+            return None
+        return open_labels(image, self.source.labels, class_table(self.source), self.source.unit)
+
+    def _stamp(self, image: OpenedImage, labels: ClassVoxels | None) -> str:
+        groups, arrays = [self.place], [image.level.array]
+        if labels is not None:
+            groups.append(self.place.child(f"labels/{self.source.labels}"))
+            arrays.append(labels.place)
+        return tree_stamp(groups, arrays)
+
+
+def class_table(source: OmeZarrSource) -> ClassTable:
+    """Return how label values become class indices."""
+    if source.instances is not None:
+        names = source.class_names()
+        return ClassTable((), interior=names.index(source.instances.interior))
+    return ClassTable.of(class_values(source, source.classes))
+
+
+def _wanted(source: OmeZarrSource) -> Wanted:
+    return Wanted(source.channels, source.time, source.spacing, source.unit)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A store that is named or found, before it is known what it holds.
+
+    Args:
+        subject: None where only a table of wells can say.
+    """
+
+    where: str
+    place: Place
+    subject: str | None
 
 
 def discover_ome_zarr(source: OmeZarrSource) -> Discovery:
-    """Look for ``<subject>/<anything>.ome.zarr`` (or ``.zarr``) below ``source.path``."""
-    names = source.class_names()
-    values = {value: names.index(name) for value, name in source.classes.items()}
-    candidates = [
-        OmeZarrCandidate(
-            where=relative(path, source.path),
-            path=path,
-            subject=folder.name,
-            labels=source.labels,
-            values=values | {0: 0},
-            channel=source.channel,
-        )
-        for folder in sorted(source.path.iterdir())
-        if folder.is_dir() and folder.suffix != SUFFIX
-        for path in sorted(folder.iterdir())
-        if path.is_dir() and path.suffix == SUFFIX
-    ]
-    loose = sum(path.suffix == SUFFIX for path in source.path.iterdir())
-    notes = (
-        (f"{loose} images lie beside the subject folders, not in one; passed over.",)
-        if loose
-        else ()
-    )
-    return Discovery(tuple(candidates), (), {}, notes)
+    """Look for ``<subject>/<anything>.ome.zarr`` (or ``.zarr``), or read the table of images.
 
-
-def read_image(metadata: ImageMetadata, level: Level, channel: int) -> NDArray[Any]:
-    """Return one channel of one level as (z, y, x), in a type that loses nothing visible.
+    Plates and collections become one candidate for each image in them. Pixels, and stores behind a
+    URL, are not touched.
 
     Raises:
-        Unusable: UNDECODABLE_PIXELS, CHANNEL_MISSING, UNSUPPORTED_PIXELS, TOO_LARGE, NOT_FINITE.
+        DataError: A table that the source names is missing or no table.
     """
-    store = _open_zyx(metadata, level, channel)
-    stored_type = store.dtype.name
-    if stored_type not in KEPT_TYPES:
-        raise Unusable("UNSUPPORTED_PIXELS", stored_type)
-    with np.errstate(over="ignore"):  # a double beyond float32 becomes infinite, refused below
-        image = np.ascontiguousarray(_pixels(store), dtype=KEPT_TYPES[stored_type])
-    if not np.all(np.isfinite(image)):
-        raise Unusable("NOT_FINITE")
-    return image
+    finder = _Finder(source)
+    if source.images is not None:
+        finder.look_into_table(source.images)
+    else:
+        finder.look_into_folders()
+    notes: tuple[str, ...] = ()
+    if finder.num_loose:
+        notes = (
+            f"{finder.num_loose} images lie beside the subject folders, not in one; passed over.",
+        )
+    return Discovery(tuple(finder.candidates), tuple(finder.quarantined), {}, notes)
 
 
-def _open_zyx(metadata: ImageMetadata, level: Level, channel: int) -> Any:
-    """Return a tensorstore whose axes are z, y, x. Nothing is read yet."""
-    try:
-        store = open_array(level.path, metadata.zarr_format)
-    except Exception as error:  # tensorstore's own types; the text quotes paths
-        raise Unusable("UNDECODABLE_PIXELS", type(error).__name__) from None
-    if store.ndim != len(metadata.axes) or 0 in store.shape:
-        raise Unusable("INVALID_METADATA")
-    axes = list(metadata.axes)
-    if "c" in axes:
-        place = axes.index("c")
-        if channel >= store.shape[place]:
-            raise Unusable("CHANNEL_MISSING", str(channel))
-        store = store[(slice(None),) * place + (channel,)]
-        axes.remove("c")
-    return store.transpose([axes.index(name) for name in SPATIAL])
+class _Finder:
+    """Collects what is found in one source."""
+
+    def __init__(self, source: OmeZarrSource) -> None:
+        self._source = source
+        self._wells = load_wells(source.wells)
+        self._targets = _load_targets(source)
+        self.candidates: list[OmeZarrCandidate] = []
+        self.quarantined: list[Quarantined] = []
+        self.num_loose = 0
+
+    def look_into_table(self, table: Path) -> None:
+        """Take each image that the table names once; two subjects for one image are refused."""
+        subjects: dict[str, set[str]] = {}
+        for path, subject in read_table(table, ("path", "subject")):
+            name = path.rstrip("/") if zarr_remote.is_url(path) else str(PurePosixPath(path))
+            subjects.setdefault(name, set()).add(subject)
+        for path, named in subjects.items():
+            where = zarr_remote.shown_url(path) if zarr_remote.is_url(path) else path
+            try:
+                if len(named) > 1:
+                    raise Unusable("MIXED_SUBJECTS")
+                self._take(_Entry(where, self._named_place(path), next(iter(named))))
+            except Unusable as reason:
+                self.quarantined.append(reason.at(where))
+
+    def _named_place(self, path: str) -> Place:
+        if path.endswith(ZIPPED):
+            raise Unusable("UNSUPPORTED_LAYOUT", "An image in a zip file")
+        if zarr_remote.is_url(path):
+            return Place(path)
+        parts = PurePosixPath(path).parts
+        if path.startswith("/") or ".." in parts:
+            raise Unusable("PATH_OUTSIDE")
+        return Place(str(self._source.path / path))
+
+    def look_into_folders(self) -> None:
+        """Look at the source's subfolders; plates may also lie beside them."""
+        root = self._source.path
+        if root.suffix == SUFFIX:
+            self._take_loose(root)
+            return
+        for path in self._listed(root):
+            if path.name.endswith(ZIPPED):
+                self._refuse_zipped(path)
+            elif path.suffix == SUFFIX:
+                self._take_loose(path)
+            elif path.is_dir():
+                self._look_into_subject(path)
+
+    def _look_into_subject(self, folder: Path) -> None:
+        for path in self._listed(folder):
+            if path.name.endswith(ZIPPED):
+                self._refuse_zipped(path)
+            elif path.suffix == SUFFIX and path.is_dir():
+                self._take(_Entry(self._where(path), Place(str(path)), folder.name))
+
+    def _listed(self, folder: Path) -> list[Path]:
+        try:
+            return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        except OSError:
+            self.quarantined.append(Unusable("UNREADABLE_FILE").at(self._where(folder)))
+            return []
+
+    def _where(self, path: Path) -> str:
+        return relative(path, self._source.path)
+
+    def _refuse_zipped(self, path: Path) -> None:
+        reason = Unusable("UNSUPPORTED_LAYOUT", "An image in a zip file")
+        self.quarantined.append(reason.at(self._where(path)))
+
+    def _take_loose(self, path: Path) -> None:
+        """A plate's wells say whose they are; an image in no subject's folder does not."""
+        entry = _Entry(self._where(path), Place(str(path)), None)
+        if layout_of(entry.place) == "plate":
+            self._take_fields(entry)
+        elif path.is_dir():
+            self.num_loose += 1
+
+    def _take(self, entry: _Entry) -> None:
+        layout = "image" if entry.place.remote else layout_of(entry.place)
+        if layout == "plate":
+            # A folder's name says nothing of a plate; a row of the table of images does.
+            from_row = self._source.images is not None and self._source.wells is None
+            self._take_fields(entry if from_row else _Entry(entry.where, entry.place, None))
+        elif layout == "collection":
+            self._take_series(entry)
+        else:
+            self._add(entry.where, entry.place, entry.subject or "")
+
+    def _take_fields(self, entry: _Entry) -> None:
+        for found in fields_of(entry.place):
+            where = _below(entry.where, found.path)
+            try:
+                if isinstance(found, Refused):
+                    raise found.reason
+                subject = entry.subject or self._wells.subject_of(entry.where, found.well)
+                self._add(where, _inside(entry.place, found.path), subject)
+            except Unusable as reason:
+                self.quarantined.append(reason.at(where))
+
+    def _take_series(self, entry: _Entry) -> None:
+        for found in series_of(entry.place):
+            path = found.path if isinstance(found, Refused) else found
+            try:
+                if isinstance(found, Refused):
+                    raise found.reason
+                place = _inside(entry.place, path)
+                self._add(_below(entry.where, path), place, entry.subject or "")
+            except Unusable as reason:
+                self.quarantined.append(reason.at(_below(entry.where, path)))
+
+    def _add(self, where: str, place: Place, subject: str) -> None:
+        target = self._target(where, subject)
+        self.candidates.append(OmeZarrCandidate(where, place, subject, self._source, target))
+
+    def _target(self, where: str, subject: str) -> float | Unusable | None:
+        if self._targets is None or self._source.targets is None:
+            return None
+        try:
+            return self._targets.target_of(
+                where if self._source.targets.key == "image" else subject
+            )
+        except Unusable as reason:
+            return reason
 
 
-def _pixels(store: Any) -> NDArray[Any]:
-    # tensorstore aborts the whole process where it cannot get the memory: ask before.
-    if store.size * store.dtype.numpy_dtype.itemsize > MAX_VOLUME_BYTES:
-        raise Unusable("TOO_LARGE", f"{MAX_VOLUME_BYTES / 2**30:.0f} GiB")
-    try:
-        array: NDArray[Any] = store.read().result()
-    except Exception as error:  # tensorstore's own types; the text quotes paths
-        raise Unusable("UNDECODABLE_PIXELS", type(error).__name__) from None
-    return array
+def _load_targets(source: OmeZarrSource) -> TargetTable | None:
+    if source.targets is None:
+        return None
+    if source.targets.key not in {"subject", "image"}:
+        raise DataError(
+            f"OME-Zarr knows no {source.targets.key}: `key` of the table of targets is 'subject', "
+            "or 'image' for the path below the source's folder."
+        )
+    return load_targets(source.targets)
 
 
-def _check_same_grid(labels: Level, image: Level, shape_zyx: tuple[int, ...]) -> None:
-    """Both corners must agree to a fraction of a voxel."""
-    scale = np.asarray(image.scale_mm)
-    near = np.subtract(labels.translation_mm, image.translation_mm)
-    far = near + np.subtract(labels.scale_mm, image.scale_mm) * (np.asarray(shape_zyx) - 1)
-    if max(np.abs(near / scale).max(), np.abs(far / scale).max()) > GRID_TOLERANCE_VOXELS:
-        raise Unusable("LABEL_GRID")
+def _inside(group: Place, path: str) -> Place:
+    """Return an image of a plate or collection as a root of its own."""
+    return Place(str(group.child(path).folder))
 
 
-def _classes(labels: NDArray[Any], values: Mapping[int, int]) -> NDArray[np.uint8]:
-    if labels.dtype.kind not in "iub":
-        raise Unusable("LABEL_TYPE", labels.dtype.name)
-    present, places = np.unique(labels, return_inverse=True)
-    unmapped = sorted({int(value) for value in present} - set(values))
-    if unmapped:
-        shown = ", ".join(str(value) for value in unmapped[:5])
-        raise Unusable("UNMAPPED_LABEL", shown + (", ..." if unmapped[5:] else ""))
-    table = np.asarray([values[int(value)] for value in present], dtype=np.uint8)
-    return np.ascontiguousarray(table[places.reshape(labels.shape)])
+def _below(where: str, path: str) -> str:
+    return "/".join(part for part in (where, path) if part and part != ".") or "."

@@ -27,13 +27,34 @@ REASONS: dict[str, Reason] = {
         "The pixels cannot be decoded: {detail}.",
         "Export the series again; a cut-off transfer and a rare compression look like this.",
     ),
+    "UNPACKS_TOO_LARGE": Reason(
+        "The file is compressed and unpacks to more than {detail}.",
+        "Export it again, uncompressed: few bytes that unpack to many are a defect, or an attack.",
+    ),
+    "MISSING_FILE": Reason(
+        "The DICOMDIR names a file that is not there.",
+        "Copy the medium again, whole; or name its folder in place of the DICOMDIR.",
+    ),
+    "UNREACHABLE": Reason(
+        "The store does not answer, or not with an image ({detail}).",
+        "Check the address and the credentials, and ingest again.",
+    ),
+    "NO_PIXELS": Reason(
+        "The file holds a header but no pixels.",
+        "Export the images again; what was transferred is an empty shell.",
+    ),
     "UNSUPPORTED_OBJECT": Reason(
-        "{detail} cannot be used as a volume yet.",
-        "Export the images as single-frame CT, MR or PET series.",
+        "{detail} cannot be used as an image yet.",
+        "Used are CT, MR and PET series (enhanced ones too), projections such as CR and DX, and "
+        "whole-slide images.",
     ),
     "UNEXPECTED": Reason(
         "Reading failed in a way that has no reason code yet ({detail}).",
         "Please report the kind of data; the other scans are not affected.",
+    ),
+    "READER_DIED": Reason(
+        "The process that read this scan was killed by it (a decoder crashed, or memory ran out).",
+        "Export the scan again, uncompressed; if it is very large, use fewer --workers.",
     ),
     # Who
     "NO_SUBJECT": Reason(
@@ -44,9 +65,27 @@ REASONS: dict[str, Reason] = {
         "Files of one scan, or its image and labels, name different subjects.",
         "Correct the identifiers at their origin.",
     ),
+    "SUBJECT_WITHOUT_ISSUER": Reason(
+        "The subject's identifier names no issuer, and this site has several sources: the same "
+        "number could be two people.",
+        "Give the source an `issuer` under `subjects`, or list its identifiers in a crosswalk.",
+    ),
+    "WELL_WITHOUT_SUBJECT": Reason(
+        "The table of wells gives no subject for this well, or several.",
+        "Add the well and its one donor to the table that `wells` names.",
+    ),
     "DUPLICATE_SCAN": Reason(
         "The same pixels and labels are already there under another subject.",
         "If it is one person, give both scans one identifier; privacy is counted by subject.",
+    ),
+    # Which series
+    "AMBIGUOUS_SERIES": Reason(
+        "Several series of this study match: {detail}.",
+        "Make `select` in the site file narrower, until one series of each study matches.",
+    ),
+    "MISSING_CHANNEL": Reason(
+        "This study has no series for {detail}.",
+        "Widen `select` of that channel, or leave the study out.",
     ),
     # Burned-in annotation
     "BURNED_IN_ANNOTATION": Reason(
@@ -55,12 +94,14 @@ REASONS: dict[str, Reason] = {
     ),
     "BURNED_IN_UNKNOWN": Reason(
         "Images of modality {detail} often carry burned-in names, and the header does not deny it.",
-        "Check the pixels and set BurnedInAnnotation to NO at the origin.",
+        "Check the pixels, then set BurnedInAnnotation to NO at the origin, or name the modality "
+        "under `clean_modalities` in the site file.",
     ),
     # Geometry
     "NO_GEOMETRY": Reason(
         "Position, orientation or pixel spacing is missing or not a number.",
-        "Export the series with its geometry; it cannot be guessed.",
+        "Export the series with its geometry; it cannot be guessed. For projections without a "
+        "pixel spacing, declare `spacing` in the site file.",
     ),
     "MIXED_GEOMETRY": Reason(
         "The slices differ in orientation, matrix size or pixel spacing.",
@@ -84,16 +125,12 @@ REASONS: dict[str, Reason] = {
     ),
     "SHEARED_GEOMETRY": Reason(
         "The rows and columns are not perpendicular.",
-        "Export the series again; such a header is not valid DICOM.",
+        "Resample onto perpendicular axes, or export the series again.",
     ),
     # Pixels
     "COLOUR_IMAGE": Reason(
         "The pixels are in colour.",
         "Only single-channel images can be used.",
-    ),
-    "INVERTED_GREYSCALE": Reason(
-        "The greyscale is inverted (MONOCHROME1), and which end is zero is not known.",
-        "Export the series as MONOCHROME2.",
     ),
     "NONLINEAR_VALUES": Reason(
         "Stored values map to real ones through a table or per-frame functions, not a slope.",
@@ -104,7 +141,7 @@ REASONS: dict[str, Reason] = {
         "Convert to 8- or 16-bit integers or to 32-bit floats.",
     ),
     "TOO_LARGE": Reason(
-        "One channel at full resolution is larger than {detail}.",
+        "The image is larger than {detail} at this resolution.",
         "Save a coarser level, or crops, as images of their own.",
     ),
     "NOT_FINITE": Reason(
@@ -114,7 +151,8 @@ REASONS: dict[str, Reason] = {
     # Labels
     "NO_LABELS": Reason(
         "There are no labels for this image.",
-        "Add a DICOM SEG of this series, or the named labels group of an OME-Zarr image.",
+        "Add a DICOM SEG or RTSTRUCT of this series, or the named labels group of an OME-Zarr "
+        "image.",
     ),
     "SEVERAL_SEGMENTATIONS": Reason(
         "More than one segmentation belongs to this image, and choosing is not ours.",
@@ -128,6 +166,10 @@ REASONS: dict[str, Reason] = {
         "The segmentation holds fractions, not classes.",
         "Export it as a BINARY or LABELMAP segmentation.",
     ),
+    "NO_CONTOURS": Reason(
+        "The structure set has no closed contours for a region that has a class ({detail}).",
+        "Draw the region, or take it out of `classes` in the site file.",
+    ),
     "OVERLAPPING_LABELS": Reason(
         "Two classes claim the same voxel.",
         "Decide which class wins at the origin, or leave one of them out.",
@@ -137,8 +179,8 @@ REASONS: dict[str, Reason] = {
         "Add them to `classes` in the site file; background must be asked for, not assumed.",
     ),
     "FRAME_OF_REFERENCE": Reason(
-        "Image and segmentation are in different frames of reference.",
-        "Register the segmentation to this image and export it again.",
+        "Image and labels, or two channels, are in different frames of reference, or in none.",
+        "Register them to one another and export them again.",
     ),
     "LABEL_GRID": Reason(
         "The labels do not lie on the image's voxel grid.",
@@ -152,6 +194,19 @@ REASONS: dict[str, Reason] = {
         "Labels of type {detail} are not classes.",
         "Write the labels as integers.",
     ),
+    # Targets
+    "NO_TARGET": Reason(
+        "The table of targets has no row for this scan.",
+        "Add the row, or check which identifiers `key` means.",
+    ),
+    "AMBIGUOUS_TARGET": Reason(
+        "The table of targets gives this scan two different values.",
+        "Keep the row that is true.",
+    ),
+    "UNMAPPED_TARGET": Reason(
+        "The table's value is in no class, or is no number: {detail}.",
+        "Add it to `classes` under `targets` in the site file.",
+    ),
     # OME-Zarr
     "INVALID_METADATA": Reason(
         "The OME-Zarr metadata is missing or does not follow the specification.",
@@ -162,8 +217,12 @@ REASONS: dict[str, Reason] = {
         "Save each image as an OME-Zarr image of its own.",
     ),
     "UNSUPPORTED_AXES": Reason(
-        "Axes ({detail}) are neither z, y, x nor a channel with them.",
-        "Save single time points of three-dimensional images.",
+        "Axes ({detail}) are not y and x, with or without z, channel and time.",
+        "Save the image with axes of these names.",
+    ),
+    "SEVERAL_TIME_POINTS": Reason(
+        "The image has {detail} time points.",
+        "Say which one is meant (`time` of an OME-Zarr source), or save it as an image of its own.",
     ),
     "UNSUPPORTED_TRANSFORM": Reason(
         "A coordinate transformation of type {detail} is not scale or translation.",
@@ -179,7 +238,36 @@ REASONS: dict[str, Reason] = {
     ),
     "CHANNEL_MISSING": Reason(
         "There is no channel {detail}.",
-        "Correct `channel` in the site file; channels count from 0.",
+        "Correct `channels` in the site file: names as in the image's omero metadata, or indices "
+        "from 0.",
+    ),
+    "LEVEL_MISSING": Reason(
+        "There is no level {detail}.",
+        "Levels count from 0, the finest; name a spacing to have one chosen.",
+    ),
+    "TIME_MISSING": Reason(
+        "There is no time point {detail}.",
+        "Correct `time` in the site file; time points count from 0.",
+    ),
+    "UNSUPPORTED_VERSION": Reason(
+        "The image is written as OME-Zarr {detail}; 0.4 and 0.5 are read.",
+        "Convert it, for example with `ome2024-ngff-challenge`, or write it again as 0.5.",
+    ),
+    "PATH_OUTSIDE": Reason(
+        "The metadata, or a link, leads to files outside the image's own folder.",
+        "Copy what it leads to into the image's folder.",
+    ),
+    "MISSING_IMAGE": Reason(
+        "The table of images names a folder that is not there.",
+        "Correct `path` in that row; it starts at the source's folder.",
+    ),
+    "EMPTY_ARRAY": Reason(
+        "The image is declared as {detail}, and its files hold next to nothing of it.",
+        "Write the image again in its true shape; a copy that was broken off looks like this, too.",
+    ),
+    "HUGE_CHUNKS": Reason(
+        "A chunk of the image holds more than {detail}, and is only read whole.",
+        "Write the image again in chunks of a few MiB.",
     ),
 }
 

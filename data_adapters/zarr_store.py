@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+
+from data_adapters.blocks import blocks
+from data_adapters.types import Voxels
 
 LEVEL = "0"
 OME_VERSION = "0.5"
 MAX_CHUNK_VOXELS = 64**3
+# Decoded chunks that one process keeps.
+DECODED_CACHE_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -27,20 +31,27 @@ class ZarrImage:
     scale: tuple[float, ...]
     translation: tuple[float, ...]
 
+    def without_channels(self) -> "ZarrImage":
+        """Return where labels lie: the same place, without a leading channel axis."""
+        if self.axes[0] != "c":
+            return self
+        return ZarrImage(self.axes[1:], self.unit, self.scale[1:], self.translation[1:])
+
 
 def write_zarr_image(  # noqa: PLR0913
     path: Path,
-    image: NDArray[Any],
+    image: Voxels,
     geometry: ZarrImage,
     *,
     name: str,
-    labels: Mapping[str, NDArray[Any]],
+    labels: Mapping[str, Voxels],
     attributes: Mapping[str, Any] | None = None,
 ) -> None:
     """Write an image group with a labels group inside, both at one resolution.
 
     Args:
         path: Must not exist.
+        image: Axes as in ``geometry``. What lies on disk is copied block by block.
         name: Of the image, in its metadata.
         attributes: JSON written beside the OME metadata, under keys of the caller's own.
 
@@ -51,14 +62,17 @@ def write_zarr_image(  # noqa: PLR0913
     ome = {"version": OME_VERSION, "multiscales": [_multiscale(geometry, name)]}
     _write_group(path, {"ome": ome, **(attributes or {})})
     _write_array(path / LEVEL, image, geometry.axes)
+    if not labels:
+        return
     listing = {"ome": {"version": OME_VERSION, "labels": sorted(labels)}}
     _write_group(path / "labels", listing)
     for label_name, array in labels.items():
         _write_labels(path / "labels" / label_name, array, geometry)
 
 
-def _write_labels(path: Path, array: NDArray[Any], geometry: ZarrImage) -> None:
+def _write_labels(path: Path, array: Voxels, geometry: ZarrImage) -> None:
     path.mkdir()
+    geometry = geometry.without_channels()
     ome = {
         "version": OME_VERSION,
         "multiscales": [_multiscale(geometry, path.name)],
@@ -74,7 +88,12 @@ def _multiscale(geometry: ZarrImage, name: str) -> dict[str, Any]:
 
     multiscale = Multiscale(
         name=name,
-        axes=[Axis(name=axis, type="space", unit=geometry.unit) for axis in geometry.axes],
+        axes=[
+            Axis(name=axis, type="channel")
+            if axis == "c"
+            else Axis(name=axis, type="space", unit=geometry.unit)
+            for axis in geometry.axes
+        ],
         datasets=(
             Dataset.build(path=LEVEL, scale=geometry.scale, translation=geometry.translation),
         ),
@@ -90,7 +109,7 @@ def _write_group(path: Path, attributes: Mapping[str, Any]) -> None:
     (path / "zarr.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
 
 
-def _write_array(path: Path, array: NDArray[Any], axes: tuple[str, ...]) -> None:
+def _write_array(path: Path, array: Voxels, axes: tuple[str, ...]) -> None:
     import tensorstore
 
     spec = {
@@ -112,30 +131,86 @@ def _write_array(path: Path, array: NDArray[Any], axes: tuple[str, ...]) -> None
         },
         "create": True,
     }
-    tensorstore.open(spec).result().write(array).result()
+    store = tensorstore.open(spec).result()
+    if isinstance(array, np.ndarray):
+        store.write(array).result()
+        return
+    for region in blocks(array.shape):
+        store[region].write(array[region]).result()
 
 
 def chunk_shape(shape: tuple[int, ...]) -> list[int]:
-    """Return one chunk for a small scan, and chunks of at most 64 along an axis for a large one.
+    """Return one chunk for a small scan, cubes of 64 for a large one, squares of 512 for a plane.
 
-    >>> chunk_shape((8, 64, 80)), chunk_shape((200, 512, 512))
-    ([8, 64, 80], [64, 64, 64])
+    Axes in front of the last three (channels) have a chunk for each index.
+
+    >>> chunk_shape((8, 64, 80)), chunk_shape((2, 200, 512, 512)), chunk_shape((1, 900, 400))
+    ([8, 64, 80], [1, 64, 64, 64], [1, 512, 400])
     """
-    if int(np.prod(shape)) <= MAX_CHUNK_VOXELS:
-        return list(shape)
-    return [min(size, 64) for size in shape]
+    front, (z, y, x) = [1] * (len(shape) - 3), shape[-3:]
+    if z * y * x <= MAX_CHUNK_VOXELS:
+        return [*front, z, y, x]
+    side = 512 if z == 1 else 64
+    return [*front, min(z, 64), min(y, side), min(x, side)]
 
 
 def open_array(path: Path, zarr_format: Literal[2, 3] = 3) -> Any:
-    """Return a tensorstore of an existing array.
+    """Return a tensorstore of an existing array on this machine."""
+    return open_store({"driver": "file", "path": str(path)}, zarr_format)
 
-    tensorstore is imported here and not above: it starts threads, and aborts in a forked child.
+
+def open_store(
+    kvstore: Mapping[str, Any], zarr_format: Literal[2, 3], timeout_s: float | None = None
+) -> Any:
+    """Return a tensorstore of an existing array; its decoded chunks go to the shared cache.
+
+    tensorstore is imported here and not above: it starts threads, and aborts in a child that is
+    forked after that. Worker processes are to be spawned.
+
+    Raises:
+        ValueError: It is not there or no array that can be read (tensorstore's text quotes paths).
+        TimeoutError: A remote store does not answer.
     """
     import tensorstore
 
-    driver = "zarr3" if zarr_format == 3 else "zarr"
-    spec = {"driver": driver, "kvstore": {"driver": "file", "path": str(path)}}
-    return tensorstore.open(spec, open=True, read=True).result()
+    spec = {
+        "driver": "zarr3" if zarr_format == 3 else "zarr",
+        "kvstore": kvstore,
+        # What was cached before this open is checked against the file once, not at each read.
+        "recheck_cached_data": "open",
+        "recheck_cached_metadata": "open",
+    }
+    future = tensorstore.open(spec, open=True, read=True, context=_shared_context())
+    return future.result(timeout=timeout_s)
+
+
+def limit_decoded_cache(num_bytes: int) -> None:
+    """Set how much decoded pixels this process keeps, for arrays that are opened from now on.
+
+    Args:
+        num_bytes: 0 keeps none. The default is ``DECODED_CACHE_BYTES``.
+    """
+    _CACHE.num_bytes = num_bytes
+    _CACHE.context = None
+
+
+class _Cache:
+    """One cache of decoded chunks for the whole process, made at its first use."""
+
+    num_bytes = DECODED_CACHE_BYTES
+    context: Any = None
+
+
+_CACHE = _Cache()
+
+
+def _shared_context() -> Any:
+    import tensorstore
+
+    if _CACHE.context is None:
+        pool = {"total_bytes_limit": _CACHE.num_bytes}
+        _CACHE.context = tensorstore.Context({"cache_pool": pool})
+    return _CACHE.context
 
 
 def group_attributes(path: Path) -> dict[str, Any]:

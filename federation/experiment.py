@@ -2,14 +2,15 @@
 
 from math import prod
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from data_adapters.inputs import InputSpec
+from data_adapters.inputs import InputSpec, PatchInput
 from federation.canonical import digest
+from federation.data_use import DataUse
 from federation.documents import Strict, load_document
-from models.specs import ModelSpec, UNetSpec
+from models.specs import AnyModel, DenseNetSpec, ModelSpec, UNetSpec
 
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f]+$")]
 Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -17,17 +18,53 @@ Probability = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class SegmentationTask(Strict):
+class _Task(Strict):
+    """What every task can say.
+
+    Attributes:
+        classes: Names, or coded concepts (``SCT:10200004``); each site maps its own to these.
+        meanings: What coded concepts mean, for people; part of the digest, nothing else.
+    """
+
+    classes: tuple[Name, ...] = Field(min_length=2, max_length=256)
+    meanings: dict[Name, Name] = Field(default_factory=dict)
+
+    def shown(self, name: str) -> str:
+        """Return a class as people read it."""
+        return self.meanings.get(name, name)
+
+    @model_validator(mode="after")
+    def _classes_differ(self) -> Self:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("two classes have the same name; give each its own")
+        unknown = sorted(self.meanings.keys() - set(self.classes))
+        if unknown:
+            raise ValueError(f"meanings explains {unknown[0]!r}, which is none of the classes")
+        if len({self.shown(name) for name in self.classes}) != len(self.classes):
+            raise ValueError("two classes have the same meaning; give each its own")
+        return self
+
+
+class SegmentationTask(_Task):
     """Give each voxel one of ``classes``; the first is the background."""
 
     kind: Literal["segmentation"] = "segmentation"
-    classes: tuple[Name, ...] = Field(min_length=2, max_length=256)
 
-    @model_validator(mode="after")
-    def _classes_differ(self) -> "SegmentationTask":
-        if len(set(self.classes)) != len(self.classes):
-            raise ValueError("two classes have the same name; give each its own")
-        return self
+    @property
+    def score(self) -> str:
+        """Return the name of the score that sums a model up: mean Dice without background."""
+        return "dice"
+
+
+class ClassificationTask(_Task):
+    """Give each image one of ``classes``; sites have them in a table (``targets``)."""
+
+    kind: Literal["classification"] = "classification"
+
+    @property
+    def score(self) -> str:
+        """Return the name of the score that sums a model up: area under the ROC curve."""
+        return "auc"
 
 
 class DiceCrossEntropy(Strict):
@@ -44,6 +81,12 @@ class ForegroundDice(Strict):
     """
 
     kind: Literal["foreground_dice"] = "foreground_dice"
+
+
+class CrossEntropy(Strict):
+    """Cross-entropy, mean over a subject: of images, or of all voxels of its images."""
+
+    kind: Literal["cross_entropy"] = "cross_entropy"
 
 
 class Sgd(Strict):
@@ -103,7 +146,9 @@ class NoPrivacy(Strict):
     expected_batch: Positive
 
 
-Loss = Annotated[DiceCrossEntropy | ForegroundDice, Field(discriminator="kind")]
+Task = Annotated[SegmentationTask | ClassificationTask, Field(discriminator="kind")]
+AnyLoss = DiceCrossEntropy | ForegroundDice | CrossEntropy
+Loss = Annotated[AnyLoss, Field(discriminator="kind")]
 Optimizer = Annotated[Sgd | Adam, Field(discriminator="kind")]
 Privacy = Annotated[SubjectDP | NoPrivacy, Field(discriminator="kind")]
 
@@ -114,7 +159,8 @@ class Experiment(Strict):
     format: Literal["cohortium-experiment/1"]
     name: Identifier
     purpose: Annotated[str, Field(min_length=1, max_length=1_000)]
-    task: SegmentationTask
+    data_use: DataUse = DataUse()
+    task: Task
     input: InputSpec
     model: ModelSpec
     loss: Loss = DiceCrossEntropy()
@@ -127,16 +173,41 @@ class Experiment(Strict):
         """Return ``"sha256:<hex>"`` over every field, defaults written out."""
         return digest(self.model_dump(mode="json"))
 
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_loss(cls, values: Any) -> Any:
+        """Take cross-entropy for classification where no loss is given."""
+        task = values.get("task") if isinstance(values, dict) else None
+        if isinstance(task, dict) and task.get("kind") == "classification":
+            return {"loss": {"kind": "cross_entropy"}, **values}
+        return values
+
     @model_validator(mode="after")
-    def _model_fits_input(self) -> "Experiment":
+    def _model_fits_task(self) -> Self:
+        classifies = isinstance(self.task, ClassificationTask)
+        if classifies != isinstance(self.model, DenseNetSpec):
+            fitting = "densenet" if classifies else "unet or segresnet"
+            raise ValueError(
+                f"model kind '{self.model.kind}' does not fit a task of {self.task.kind}; "
+                f"use {fitting}"
+            )
+        if classifies and not isinstance(self.loss, CrossEntropy):
+            raise ValueError(f"loss '{self.loss.kind}' is for voxels; use cross_entropy")
+        if classifies and isinstance(self.input, PatchInput) and self.input.foreground:
+            raise ValueError("input.foreground needs labelled voxels; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _model_fits_input(self) -> Self:
         if self.model.spatial_dims != self.input.spatial_dims:
             raise ValueError(
                 f"model.spatial_dims is {self.model.spatial_dims} but input kind "
                 f"'{self.input.kind}' gives {self.input.spatial_dims}-D images"
             )
-        if self.model.in_channels != 1:
+        if self.model.in_channels != self.input.num_channels:
             raise ValueError(
-                f"model.in_channels is {self.model.in_channels} but images have 1 channel"
+                f"model.in_channels is {self.model.in_channels} but images have "
+                f"{self.input.num_channels} (named under input.channels; one if none is named)"
             )
         factor = _downsampling(self.model)
         if any(size % factor for size in self.input.shape):
@@ -147,7 +218,10 @@ class Experiment(Strict):
         return self
 
 
-def _downsampling(model: ModelSpec) -> int:
+def _downsampling(model: AnyModel) -> int:
+    """Return what a grid must divide by; classifiers take any that is not too small."""
+    if isinstance(model, DenseNetSpec):
+        return 1
     if isinstance(model, UNetSpec):
         return prod(model.strides)
     return int(2 ** (len(model.blocks_down) - 1))

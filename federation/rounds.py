@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
+from dataclasses import dataclass
 
+from data_adapters.errors import DataError
+from data_adapters.manifest import Manifest
 from data_adapters.subjects import SubjectDataset
 from federation.errors import Refused
 from federation.experiment import Experiment
@@ -19,20 +21,12 @@ from federation.messages import (
 )
 from federation.privacy.plan import PrivacyPlan, make_plan
 from federation.privacy.random import SecureRandomness
-from federation.site import Part, Site
-from federation.training import (
-    open_dataset,
-    require_fitting_weights,
-    score,
-    train_locally,
-)
+from federation.scoring import score
+from federation.site import Part, Site, installed_versions
+from federation.site_data import Ingested
+from federation.training import open_dataset, require_fitting_weights, train_locally
 from models.errors import ModelError
 from models.weights import weights_to_bytes
-
-
-def installed_versions() -> dict[str, str]:
-    """Return the versions of what made an update, for its receipt."""
-    return {name: version(name) for name in ("cohortium", "torch", "monai", "opacus")}
 
 
 def _require_fitting(experiment: Experiment, request: TrainRequest) -> None:
@@ -42,12 +36,22 @@ def _require_fitting(experiment: Experiment, request: TrainRequest) -> None:
         raise Refused("invalid_request", str(error)) from error
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """A data set with what decided who and what is in it."""
+
+    manifest: Manifest
+    left_out: frozenset[str]
+    dataset: SubjectDataset
+
+
 class LocalRounds:
     """Answers a hub's requests with one site's data. Implements ``messages.SiteRounds``."""
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._datasets: dict[tuple[str, str], SubjectDataset] = {}
+        # Of each experiment and part the newest: what is in memory of an older one is let go.
+        self._datasets: dict[tuple[str, Part], _Opened] = {}
 
     def describe(self, request: DescribeRequest) -> Description:
         """Return the site's public statement.
@@ -56,8 +60,9 @@ class LocalRounds:
             Refused: ``not_approved``.
         """
         with self._failures_stay_here("describe"):
-            self._site.approved(request.experiment_digest)
-            return self._site.describe(request.experiment_digest)
+            now = self._site.ingested()
+            self._site.approved(request.experiment_digest, now)
+            return self._site.describe(request.experiment_digest, now["protected"])
 
     def train(self, request: TrainRequest) -> TrainReply:
         """Charge the ledger, then train, then release; the same request gets the same bytes.
@@ -76,17 +81,22 @@ class LocalRounds:
             Refused: ``not_approved``.
         """
         with self._failures_stay_here("evaluate"):
-            experiment = self._site.approved(request.experiment_digest)
+            now = self._site.ingested()
+            experiment = self._site.approved(request.experiment_digest, now)
             if not self._site.has_public:
                 return EvaluateReply(scores={})
-            public = self._dataset(experiment, "public")
+            public = self._dataset(experiment, "public", now)
             return EvaluateReply(scores=score(experiment, request.weights, public))
 
     def _charged_update(self, request: TrainRequest) -> tuple[bytes, Receipt]:
         ledger = self._site.ledger
-        experiment = self._site.approved(request.experiment_digest)
+        now = self._site.ingested()
+        experiment = self._site.approved(request.experiment_digest, now)
         plan = make_plan(experiment)
         _require_fitting(experiment, request)
+        # A table of consent that cannot be read, or images that are not those that were approved,
+        # stop the round before anybody pays for it. No voxel is read here.
+        protected = self._dataset(experiment, "protected", now)
         charge = ledger.charge(
             RoundKey(request.run, request.round, request.attempt),
             request_digest=request.digest(),
@@ -96,7 +106,7 @@ class LocalRounds:
         )
         stored = ledger.stored_release(charge)
         if stored is None:
-            payload = self._train_charged(experiment, plan, request)
+            payload = self._train_charged(experiment, plan, request, protected)
             return payload, ledger.release(charge, payload, versions=installed_versions())
         return stored
 
@@ -112,22 +122,49 @@ class LocalRounds:
             raise Refused("round_failed", f"see {self._site.log_path}") from error
 
     def _train_charged(
-        self, experiment: Experiment, plan: PrivacyPlan, request: TrainRequest
+        self,
+        experiment: Experiment,
+        plan: PrivacyPlan,
+        request: TrainRequest,
+        protected: SubjectDataset,
     ) -> bytes:
         """Open protected data. From here on every failure looks the same from outside."""
         update = train_locally(
             experiment,
             plan,
             request.weights,
-            self._dataset(experiment, "protected"),
+            protected,
             randomness=SecureRandomness(),
             on_failure=self._site.log_failure,
         )
         return weights_to_bytes(update)
 
-    def _dataset(self, experiment: Experiment, part: Part) -> SubjectDataset:
-        # By content: after a withdrawal or a new scan the next round sees the data as it is.
-        key = (experiment.digest(), self._site.manifest(part).root)
-        if key not in self._datasets:
-            self._datasets[key] = open_dataset(experiment, self._site, part)
-        return self._datasets[key]
+    def _dataset(self, experiment: Experiment, part: Part, now: Ingested) -> SubjectDataset:
+        """Return one part as it is now: no voxel is read, and nobody who is left out is in it.
+
+        Args:
+            now: The manifests that the approval was checked against.
+
+        Raises:
+            Refused: ``not_approved``: images that are read where they lie are not those of ``now``.
+        """
+        opened = self._opened(experiment, part, now)
+        try:
+            opened.dataset.look_again()
+        except DataError as error:
+            self._site.log_failure(f"the look at the {part} images before a round")
+            raise Refused("not_approved", f"{error} See {self._site.log_path}") from error
+        return opened.dataset
+
+    def _opened(self, experiment: Experiment, part: Part, now: Ingested) -> _Opened:
+        # By content: after a withdrawal, a new scan or the end of somebody's consent the next round
+        # sees the data as it is.
+        place, manifest = (experiment.digest(), part), now[part]
+        left_out = self._site.left_out(experiment.data_use, part, manifest)
+        kept = self._datasets.get(place)
+        if kept is None or (kept.manifest, kept.left_out) != (manifest, left_out):
+            dataset = open_dataset(
+                experiment, self._site, part, manifest=manifest, without=left_out
+            )
+            kept = self._datasets[place] = _Opened(manifest, left_out, dataset)
+        return kept

@@ -32,11 +32,13 @@ from federation.ledger.filter import BudgetPolicy, FilterState
 from federation.messages import RoundFinished, Weights
 from federation.privacy.plan import PrivacyPlan, make_plan
 from federation.rounds import LocalRounds
+from federation.separation import require_separate_data
 from federation.site import Part, Site, open_site
 from federation.tracking.log import log_run
 from federation.tracking.runs import LoggedRun, TrackedModel, TrackedRun
 from federation.tracking.store import open_store
 from federation.training import initial_weights, require_data_fits, require_trainable
+from federation.withdrawal import finish_exclusions
 from models.weights import weights_to_bytes
 
 Watcher = Callable[[RoundFinished], None]
@@ -64,7 +66,8 @@ class SiteOutcome:
     """One site's line of the final table. Scores are on its public subjects.
 
     Attributes:
-        before, after: Mean Dice before the first and after the last round; NaN without subjects.
+        before, after: The task's score before the first and after the last round; NaN without
+            subjects.
         spent, limit: Epsilon in the state of the site's filter, and at most.
     """
 
@@ -92,8 +95,8 @@ class RunSummary:
     store: str
     tracked: LoggedRun
 
-    def mean_dice(self, when: Literal["before", "after"]) -> float:
-        """Return mean Dice over the public subjects of all sites, each subject counted once."""
+    def mean_score(self, when: Literal["before", "after"]) -> float:
+        """Return the mean of the sites' scores, each weighted by its number of public subjects."""
         scored = [s for s in self.sites if isfinite(getattr(s, when))]
         total = sum(s.num_public for s in scored)
         if not total:
@@ -133,10 +136,10 @@ def open_sites(paths: Sequence[Path]) -> list[Site]:
     """Open every site file.
 
     Raises:
-        FederationError: A file is invalid, or two sites share a name or a state folder.
+        FederationError: A file is invalid, or two sites share a name, a state folder or images.
     """
     sites = [open_site(path) for path in paths]
-    _require_separate_data(sites)
+    require_separate_data(sites)
     for what, values in (
         ("name", [s.name for s in sites]),
         ("state folder", [str(s.config.state.resolve()) for s in sites]),
@@ -147,24 +150,13 @@ def open_sites(paths: Sequence[Path]) -> list[Site]:
     return sites
 
 
-def _require_separate_data(sites: Sequence[Site]) -> None:
-    """Refuse two sites over one folder: its subjects would have two budgets."""
-    folders = [(site.name, site.config.protected.path.resolve()) for site in sites]
-    for name, folder in folders:
-        for other, inside in folders:
-            if name != other and inside.is_relative_to(folder):
-                raise FederationError(
-                    f"{name} and {other} both protect {inside}. Its subjects have one budget: "
-                    "name one site for it."
-                )
-
-
 def ingest_sites(
     sites: Sequence[Site], progress: Callable[[str, Part, int, int], None] | None = None
 ) -> dict[str, dict[Part, IngestReport]]:
     """Gate and cache every site's data; safe to repeat. Returns the reports by site and part."""
     reports: dict[str, dict[Part, IngestReport]] = {}
     for site in sites:
+        finish_exclusions(site)
         reports[site.name] = {
             part: site.ingest(part, _for(site, part, progress)) for part in site.parts
         }
@@ -195,11 +187,13 @@ def quote(experiment: Experiment, sites: Sequence[Site]) -> list[Quote]:
     """Return what each site would pay if every permitted round were charged.
 
     Raises:
-        DataError: The experiment does not fit a site's data. ModelError, FederationError: See
-            ``check_experiment``.
+        DataError: The experiment does not fit a site's data. ModelError: See
+            ``check_experiment``. FederationError: The same, or a site's terms or consents do not
+            permit the experiment.
     """
     plan = check_experiment(experiment)
     for site in sites:
+        site.require_usable(experiment, plan)
         require_data_fits(experiment, site)
     return [_quote(experiment, plan, site) for site in sites]
 
@@ -226,10 +220,11 @@ def approve(experiment: Experiment, sites: Sequence[Site], *, approver: str) -> 
     Raises:
         PrivacyBudgetError: Sites' policies or budgets do not allow it. Each refusal is recorded
             in its ledger; no site has approved anything.
+        FederationError: A site's terms or consents do not permit it; nothing is recorded.
     """
     plan = make_plan(experiment)
     for site in sites:
-        site.check_subjects()
+        site.require_usable(experiment, plan)
         site.commitment(experiment.digest())
     refusing = [site for site in sites if not _quote(experiment, plan, site).admitted]
     refusals = []
@@ -290,7 +285,7 @@ def run_experiment(
         experiment=experiment,
         weights=result.weights,
         events=result.events,
-        sites=tuple(_outcome(site, result.events) for site in sites),
+        sites=tuple(_outcome(site, result.events, experiment.task.score) for site in sites),
         seconds=seconds,
         out=out,
         store=store,
@@ -307,11 +302,11 @@ def _keep_evidence(out: Path, sites: Sequence[Site], receipts: Sequence[dict[str
     write_atomically(out / "trust.txt", (note + "".join(lines)).encode(), mode=0o644)
 
 
-def _outcome(site: Site, events: Sequence[RoundFinished]) -> SiteOutcome:
+def _outcome(site: Site, events: Sequence[RoundFinished], score: str) -> SiteOutcome:
     return SiteOutcome(
         site=site.name,
-        before=_score(events[0], site.name, "dice", float("nan")),
-        after=_score(events[-1], site.name, "dice", float("nan")),
+        before=_score(events[0], site.name, score, float("nan")),
+        after=_score(events[-1], site.name, score, float("nan")),
         num_public=int(_score(events[-1], site.name, "num_subjects", 0)),
         spent=site.ledger.spent_epsilon,
         limit=site.ledger.policy.epsilon,
@@ -361,6 +356,7 @@ def _epsilon_tags(plan: PrivacyPlan, receipts: Sequence[dict[str, Any]]) -> dict
 
 
 def _synthetic_input(experiment: Experiment) -> "np.ndarray[Any, np.dtype[np.float32]]":
-    """Return one image of noise, (1, 1, *shape): an example that shows no one."""
+    """Return one image of noise, (1, channels, *shape): an example that shows no one."""
     random = np.random.default_rng(experiment.seed)
-    return random.standard_normal((1, 1, *experiment.input.shape), dtype=np.float32)
+    shape = (1, experiment.input.num_channels, *experiment.input.shape)
+    return random.standard_normal(shape, dtype=np.float32)

@@ -1,18 +1,27 @@
-"""Training at one site, and scoring on subjects that the site declares public. No flwr here."""
+"""Training at one site. No flwr here."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from monai.losses import DiceLoss
-from monai.metrics import compute_dice
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from data_adapters.subjects import Record, SubjectDataset
+from data_adapters.cache import IN_PLACE
+from data_adapters.manifest import Manifest
+from data_adapters.prepare import Record, to_device
+from data_adapters.subjects import SubjectDataset
 from federation.algorithms.fedavg import client_step
-from federation.experiment import Adam, DiceCrossEntropy, Experiment, ForegroundDice
+from federation.experiment import (
+    Adam,
+    AnyLoss,
+    ClassificationTask,
+    CrossEntropy,
+    Experiment,
+    ForegroundDice,
+)
 from federation.messages import Weights
 from federation.privacy.engine import SubjectOptimizer, subject_gradient
 from federation.privacy.plan import PrivacyPlan
@@ -37,7 +46,7 @@ def initial_weights(experiment: Experiment) -> Weights:
     Raises:
         ModelError: The network cannot be built, or may not be trained under privacy.
     """
-    return weights_of(_network(experiment))
+    return weights_of(network_of(experiment))
 
 
 def require_trainable(experiment: Experiment) -> None:
@@ -46,13 +55,14 @@ def require_trainable(experiment: Experiment) -> None:
     Raises:
         ModelError: The network cannot be built, run on this input, or trained under privacy.
     """
-    network = _network(experiment).train()
+    network = network_of(experiment).train()
     generator = torch.Generator().manual_seed(0)
-    shape = experiment.input.shape
+    shape, channels = experiment.input.shape, experiment.input.num_channels
+    labelled = () if isinstance(experiment.task, ClassificationTask) else shape
     try:
         for num_images in {1, experiment.input.cap}:
-            images = torch.randn((num_images, 1, *shape), generator=generator)
-            labels = torch.zeros((num_images, *shape), dtype=torch.uint8)
+            images = torch.randn((num_images, channels, *shape), generator=generator)
+            labels = torch.zeros((num_images, *labelled), dtype=torch.uint8)
             loss_per_image(network, [Record(images, labels)], experiment.loss).mean().backward()
     except (RuntimeError, ValueError) as error:
         raise ModelError(
@@ -69,7 +79,7 @@ def require_fitting_weights(
     Raises:
         ModelError: They differ.
     """
-    load_weights(_network(experiment), weights)
+    load_weights(network_of(experiment), weights)
 
 
 def require_data_fits(experiment: Experiment, site: Site) -> None:
@@ -81,17 +91,40 @@ def require_data_fits(experiment: Experiment, site: Site) -> None:
     for part in site.parts:
         dataset = open_dataset(experiment, site, part)
         for index in range(len(dataset)):
-            dataset.scans(index)
+            dataset.check(index)
 
 
-def open_dataset(experiment: Experiment, site: Site, part: Part) -> SubjectDataset:
-    """Return one part of a site's data as the experiment sees it.
+def open_dataset(
+    experiment: Experiment,
+    site: Site,
+    part: Part,
+    *,
+    manifest: Manifest | None = None,
+    without: Collection[str] | None = None,
+) -> SubjectDataset:
+    """Return one part of a site's data as the experiment sees it, without those left out.
+
+    Args:
+        manifest: Of that part, if it was read already.
+        without: Who is left out, if that was looked at already.
 
     Raises:
-        DataError: The classes differ. FederationError: Nothing was ingested yet.
+        DataError: The classes or channels differ. FederationError: Nothing was ingested yet.
     """
+    manifest, task = manifest or site.manifest(part), experiment.task
+    if without is None:
+        without = site.left_out(experiment.data_use, part, manifest)
+    in_place = any(scan.path.endswith(IN_PLACE) for scan in manifest.scans)
     return SubjectDataset(
-        site.cache(part), site.manifest(part), experiment.input, experiment.task.classes
+        site.cache(part),
+        manifest,
+        experiment.input,
+        task.classes,
+        learns="targets" if isinstance(task, ClassificationTask) else "voxels",
+        meanings=task.meanings,
+        in_place=site.in_place(part) if in_place else None,
+        without=without,
+        device=default_device(),
     )
 
 
@@ -116,7 +149,7 @@ def train_locally(  # noqa: PLR0913 - the last two are named
     Raises:
         ModelError: The weights do not fit the experiment's network.
     """
-    network = _network(experiment)
+    network = network_of(experiment)
     load_weights(network, weights)
     network.to(default_device()).train()
     if plan.is_private:
@@ -130,7 +163,12 @@ def train_locally(  # noqa: PLR0913 - the last two are named
     return _update(network, weights, only_trained=plan.is_private)
 
 
-def _network(experiment: Experiment) -> nn.Module:
+def network_of(experiment: Experiment) -> nn.Module:
+    """Return the experiment's network with the weights that every site starts from.
+
+    Raises:
+        ModelError: It cannot be built, or may not be trained under privacy.
+    """
     network = build_network(
         experiment.model, num_classes=len(experiment.task.classes), seed=experiment.seed
     )
@@ -199,27 +237,32 @@ def _plain_stepper(
     return step
 
 
-def loss_per_image(
-    network: nn.Module, records: Sequence[Record], loss: DiceCrossEntropy | ForegroundDice
-) -> torch.Tensor:
+def loss_per_image(network: nn.Module, records: Sequence[Record], loss: AnyLoss) -> torch.Tensor:
     """Return the loss of each image of the records, shape (images,).
 
     Dice (Milletari 2016, arXiv 1606.04797) is over one image at a time, never over a batch.
     """
     device = next(network.parameters()).device
-    images = torch.cat([r.images for r in records]).to(device)
-    labels = torch.cat([r.labels for r in records]).to(device)
-    logits = network(images)
-    targets = _one_hot(labels, logits.shape[1])
+    logits = network(torch.cat([to_device(r.images, device) for r in records]))
+    labels = torch.cat([to_device(r.labels, device) for r in records])
+    if isinstance(loss, CrossEntropy):
+        return _cross_entropy(logits, labels)
     foreground_only = isinstance(loss, ForegroundDice)
     dice = DiceLoss(softmax=True, include_background=not foreground_only, reduction="none")
+    targets = as_one_hot(labels, logits.shape[1])
     per_image = dice(logits, targets).flatten(1).mean(1)
     if foreground_only:
         return per_image
     return per_image + cross_entropy(logits, targets, reduction="none").flatten(1).mean(1)
 
 
-def _one_hot(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
+def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return one value an image: classifiers have one to begin with, else the mean over voxels."""
+    values = cross_entropy(logits, labels.long(), reduction="none")
+    return values.reshape(len(values), -1).mean(1)
+
+
+def as_one_hot(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
     """Turn class indices (B, *shape) into float one-hot (B, C, *shape)."""
     return one_hot(labels.long(), num_classes).movedim(-1, 1).float()
 
@@ -236,64 +279,14 @@ def _update(
     return update
 
 
-@torch.no_grad()
-def score(
-    experiment: Experiment,
-    weights: Mapping[str, npt.NDArray[np.float32]],
-    public: SubjectDataset,
-) -> dict[str, float]:
-    """Return mean Dice over public subjects: ``dice`` and ``dice/<class>`` without background.
-
-    ``num_subjects`` says how many public subjects that is; they were declared public.
-
-    Each scan is scored as one volume; a subject's Dice is the mean over its scans, and a class
-    that is absent from a scan's labels is left out of that scan's mean.
-    """
-    network = _network(experiment)
-    load_weights(network, weights)
-    network.to(default_device()).eval()
-    subjects = [_subject_dice(network, public, i) for i in range(len(public))]
-    per_class = _mean_of_present(subjects)
-    named = zip(experiment.task.classes[1:], per_class, strict=True)
-    scores = {f"dice/{name}": float(d) for name, d in named if not np.isnan(d)}
-    if scores:
-        scores = {"dice": float(np.mean(list(scores.values()))), **scores}
-    return {**scores, "num_subjects": float(len(public))}
-
-
-def _mean_of_present(rows: Sequence[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
-    """Return the mean of each column over its entries that are not NaN; NaN where there is none."""
-    table = np.stack(rows)
-    present = ~np.isnan(table)
-    counts = present.sum(0)
-    sums = np.where(present, table, 0.0).sum(0)
-    return np.divide(sums, counts, out=np.full(table.shape[1], np.nan), where=counts > 0)
-
-
-def _subject_dice(
-    network: nn.Module, public: SubjectDataset, subject: int
-) -> npt.NDArray[np.float64]:
-    scans = [_scan_dice(network, record) for record in public.scans(subject)]
-    return _mean_of_present(scans)
-
-
-def _scan_dice(network: nn.Module, record: Record) -> npt.NDArray[np.float64]:
-    logits = network(record.images.to(next(network.parameters()).device))
-    predicted = _one_hot(logits.argmax(1).cpu(), logits.shape[1])
-    truth = _one_hot(record.labels, logits.shape[1])
-    # All images of the scan side by side are one volume: (1, C, images, *shape).
-    dice = compute_dice(
-        predicted.movedim(0, 1)[None], truth.movedim(0, 1)[None], include_background=False
-    )
-    values: npt.NDArray[np.float64] = dice[0].numpy().astype(np.float64)
-    return values
-
-
 def predict(
     experiment: Experiment, weights: Mapping[str, npt.NDArray[np.float32]], images: torch.Tensor
 ) -> npt.NDArray[np.int64]:
-    """Return class indices (B, *shape) for normalised images (B, 1, *shape)."""
-    network = _network(experiment)
+    """Return class indices for normalised images (B, channels, *shape).
+
+    They are of voxels, (B, *shape), or, from classifiers, of images, (B,).
+    """
+    network = network_of(experiment)
     load_weights(network, weights)
     with torch.no_grad():
         classes: npt.NDArray[np.int64] = network.eval()(images).argmax(1).numpy()

@@ -5,23 +5,26 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.networks.nets import SegResNet, UNet
+from monai.networks.nets import DenseNet, SegResNet, UNet
 from torch import nn
 
 from models.errors import ModelError
-from models.specs import SegResNetSpec, UNetSpec
+from models.specs import AnyModel, DenseNetSpec, UNetSpec
 
 _UNET_NORMS = {
     "instance": ("instance", {"affine": False}),
     "group": ("group", {"num_groups": 4}),
     "batch": "batch",
 }
+# Not MONAI's ResNet: in 1.6 it keeps BatchNorm in its blocks whatever ``norm`` says.
+_DENSENET_NORM = ("group", {"num_groups": 4})
 
 
-def build_network(spec: UNetSpec | SegResNetSpec, *, num_classes: int, seed: int = 0) -> nn.Module:
+def build_network(spec: AnyModel, *, num_classes: int, seed: int = 0) -> nn.Module:
     """Return the network with weights drawn from ``seed``; the global generator is left alone.
 
-    Input x_BC(D)HW float32, output logits over ``num_classes`` channels on the same grid.
+    Input x_BC(D)HW float32. Output logits: on the same grid (B, classes, (D)HW), or, of
+    classifiers, (B, classes).
 
     Raises:
         ModelError: MONAI refuses the combination of numbers.
@@ -34,7 +37,9 @@ def build_network(spec: UNetSpec | SegResNetSpec, *, num_classes: int, seed: int
             raise ModelError(f"MONAI cannot build this {spec.kind}: {error}") from error
 
 
-def _make(spec: UNetSpec | SegResNetSpec, num_classes: int) -> nn.Module:
+def _make(spec: AnyModel, num_classes: int) -> nn.Module:
+    if isinstance(spec, DenseNetSpec):
+        return _densenet(spec, num_classes)
     if isinstance(spec, UNetSpec):
         return UNet(
             spatial_dims=spec.spatial_dims,
@@ -52,6 +57,18 @@ def _make(spec: UNetSpec | SegResNetSpec, num_classes: int) -> nn.Module:
         init_filters=spec.init_filters,
         blocks_down=spec.blocks_down,
         blocks_up=spec.blocks_up,
+    )
+
+
+def _densenet(spec: DenseNetSpec, num_classes: int) -> nn.Module:
+    return DenseNet(
+        spatial_dims=spec.spatial_dims,
+        in_channels=spec.in_channels,
+        out_channels=num_classes,
+        init_features=spec.init_features,
+        growth_rate=spec.growth,
+        block_config=spec.block_layers,
+        norm=_DENSENET_NORM,
     )
 
 

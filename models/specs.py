@@ -62,11 +62,45 @@ class SegResNetSpec(_Spec):
         return self
 
 
-ModelSpec = Annotated[UNetSpec | SegResNetSpec, Field(discriminator="kind")]
-_ADAPTER: TypeAdapter[UNetSpec | SegResNetSpec] = TypeAdapter(ModelSpec)
+class DenseNetSpec(_Spec):
+    """MONAI ``DenseNet`` (Huang et al. 2017, arXiv 1608.06993), a classifier, with GroupNorm.
+
+    The first layers halve the grid twice, and each block but the last halves it again.
+
+    Attributes:
+        block_layers: Layers in each block.
+        growth: Feature maps that each layer adds.
+    """
+
+    kind: Literal["densenet"] = "densenet"
+    spatial_dims: Literal[2, 3]
+    in_channels: Count = 1
+    init_features: Annotated[int, Field(ge=8, le=256, multiple_of=8)] = 16
+    growth: Annotated[int, Field(ge=8, le=128, multiple_of=8)] = 8
+    block_layers: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(
+        default=(2, 4, 4), min_length=1, max_length=6
+    )
+
+    @model_validator(mode="after")
+    def _features_divide_into_groups(self) -> "DenseNetSpec":
+        features = self.init_features
+        for number, layers in enumerate(self.block_layers[:-1], start=1):
+            features = (features + layers * self.growth) // 2
+            if features % 4:
+                raise ValueError(
+                    f"block {number} ends with {features} feature maps, which GroupNorm cannot "
+                    "divide into 4 groups. Let init_features and growth be multiples of "
+                    f"{4 * 2 ** len(self.block_layers)}, or change block_layers"
+                )
+        return self
 
 
-def parse_model_spec(values: dict[str, Any]) -> UNetSpec | SegResNetSpec:
+AnyModel = UNetSpec | SegResNetSpec | DenseNetSpec
+ModelSpec = Annotated[AnyModel, Field(discriminator="kind")]
+_ADAPTER: TypeAdapter[AnyModel] = TypeAdapter(ModelSpec)
+
+
+def parse_model_spec(values: dict[str, Any]) -> AnyModel:
     """Validate JSON values.
 
     Raises:

@@ -7,13 +7,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from federation.demo.layout import lay_out_demo
-from federation.run import approve, ingest_sites, open_sites
-from federation.site import Site
-from tests.experiments import tiny_experiment, unprotected
+if TYPE_CHECKING:
+    from federation.site import Site
+
+# torch, flwr and mlflow take seconds to import: tests of the adapters do without.
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,6 +30,8 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def laid_out(tmp_path_factory) -> Path:
     """Three sites (two DICOM + SEG, one OME-Zarr), 5 training and 2 public subjects each."""
+    from federation.demo.layout import lay_out_demo
+
     folder = tmp_path_factory.mktemp("federation")
     for site_file in lay_out_demo(folder, num_training=5, num_public=2):
         loosen(site_file)
@@ -38,6 +41,8 @@ def laid_out(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def ingested(laid_out, tmp_path_factory) -> Path:
     """The same, checked and cached, with keys and ledgers."""
+    from federation.run import ingest_sites, open_sites
+
     folder = tmp_path_factory.mktemp("ingested") / "sites"
     shutil.copytree(laid_out, folder)
     ingest_sites(open_sites(site_files(folder)))
@@ -51,18 +56,25 @@ def federation(ingested, tmp_path) -> Path:
 
 
 @pytest.fixture
-def sites(federation) -> list[Site]:
+def sites(federation) -> "list[Site]":
+    from federation.run import open_sites
+
     return open_sites(site_files(federation))
 
 
 @pytest.fixture
-def approved_sites(sites) -> list[Site]:
+def approved_sites(sites) -> "list[Site]":
+    from federation.run import approve
+    from tests.experiments import tiny_experiment
+
     approve(tiny_experiment(), sites, approver="test")
     return sites
 
 
 @pytest.fixture
 def open_experiment():
+    from tests.experiments import tiny_experiment, unprotected
+
     return unprotected(tiny_experiment())
 
 

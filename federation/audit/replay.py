@@ -33,6 +33,8 @@ class Replay:
         charges: Each charge record with its approval, by position.
         releases: Each release record by the position of its charge.
         totals: Rényi divergence at each of the policy's orders, by dp-accounting.
+        declaration: By whom, and why, the population was said to be of no human subjects.
+        noted: What else the site recorded, by kind; it costs nothing.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -45,6 +47,8 @@ class Replay:
     charges: dict[int, tuple[Record, Record | None]] = field(default_factory=dict)
     releases: dict[int, Record] = field(default_factory=dict)
     refusals: Counter[str] = field(default_factory=Counter)
+    declaration: tuple[str, str] | None = None
+    noted: Counter[str] = field(default_factory=Counter)
     num_unprotected: int = 0
     steps: Counter[tuple[float, float]] = field(default_factory=Counter)
     totals: tuple[float, ...] = ()
@@ -115,8 +119,19 @@ class Replay:
             self.refusals[record.body["code"]] += 1
         elif record.kind == "release":
             self._release(seq, record)
+        elif record.kind == "note":
+            self._note(seq, record)
         else:
             self._charge(seq, record)
+
+    def _note(self, seq: int, record: Record) -> None:
+        """Count it. It changes no approval, charge or total, however many there are."""
+        self.noted[record.body["what"]] += 1
+        if record.body["what"] != "declaration":
+            return
+        if seq != 1:
+            self.problem(f"record {seq}: a declaration stands right after the genesis or nowhere")
+        self.declaration = (record.body["by"], record.body["reason"])
 
     def _release(self, seq: int, record: Record) -> None:
         charged = record.body["charge_seq"]

@@ -217,8 +217,20 @@ def _judge(
         refusals=dict(replay.refusals),
         head=(replay.head.seq, replay.head.hash) if replay.head else None,
         problems=tuple(replay.problems),
-        notes=tuple(replay.notes),
+        notes=(*replay.notes, *_told(replay)),
     )
+
+
+def _told(replay: Replay) -> list[str]:
+    """Return what the site's notes say, in at most two sentences: they crowd out nothing else."""
+    told = []
+    if replay.declaration is not None:
+        by, reason = replay.declaration
+        told.append(f"declared to be of no human subjects by {by}: {reason}")
+    others = [f"{n} {what}" for what, n in sorted(replay.noted.items()) if what != "declaration"]
+    if others:
+        told.append(f"the site recorded, beside training: {', '.join(others)}")
+    return told
 
 
 def _identify(

@@ -11,6 +11,7 @@ from data_adapters.errors import DataError
 from federation.cli.audit import app as audit_app
 from federation.cli.demo import demo
 from federation.cli.run import run
+from federation.cli.site import app as site_app
 from federation.errors import FederationError
 from models.errors import ModelError
 
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo)
 app.command("run")(run)
+app.add_typer(site_app, name="site")
 app.add_typer(audit_app, name="audit")
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from federation.cli import show
+from federation.cli.site import operator
 from federation.errors import FederationError
 from federation.experiment import Experiment, load_experiment
 
@@ -16,7 +17,7 @@ SiteFiles = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", help="Folder for the results. [default: runs/<name>-<date-time>]"),
+    typer.Option("--out", help="Folder for the results.", show_default="runs/<name>-<date-time>"),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Approve for every site without asking.")]
 AsJson = Annotated[
@@ -41,7 +42,7 @@ def run(
     """
     loaded = load_experiment(experiment)
     folder = out or show.new_folder(Path("runs"), loaded.name)
-    carry_out(loaded, site, out=folder, yes=yes, approver=_operator(), as_json=as_json)
+    carry_out(loaded, site, out=folder, yes=yes, approver=operator(), as_json=as_json)
 
 
 def carry_out(  # noqa: PLR0913 - all but two are named
@@ -73,6 +74,7 @@ def carry_out(  # noqa: PLR0913 - all but two are named
     with show.ingest_progress() as progress:
         reports = ingest_sites(sites, progress)
     show.ingest_table(sites, reports)
+    show.consent(experiment, sites)
     with show.working("Trying the experiment on every subject"):
         quotes = quote(experiment, sites)
     show.quote_table(experiment, quotes)
@@ -101,12 +103,3 @@ def _ask(yes: bool, approver: str) -> None:
         show.note(f"Approved by {approver} (--yes); recorded in each site's ledger.")
     elif not typer.confirm("Approve for every site and start?", err=True):
         raise FederationError("Not approved. Nothing was charged and nothing was sent.")
-
-
-def _operator() -> str:
-    import getpass
-
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unnamed operator"

@@ -15,11 +15,14 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from federation.experiment import Experiment
 from federation.messages import RoundFinished
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
     from data_adapters.ingest import IngestReport
     from federation.run import Quote, RunSummary
     from federation.site import Part, Site
+
+# A task's score, as people know it.
+SCORES = {"dice": "Dice", "auc": "AUC"}
 
 _progress = Console(stderr=True)
 _results = Console()
@@ -102,6 +108,18 @@ def ingest_table(
             _quarantine_lines(f"{site.name} ({part})", report)
 
 
+def consent(experiment: Experiment, sites: Sequence["Site"]) -> None:
+    """Tell each site's operator how many subjects are not sampled; never sent."""
+    for site in sites:
+        left_out = site.without_consent(experiment.data_use)
+        if left_out:
+            subjects = len(site.manifest("protected").subjects)
+            note(
+                f"  {site.name}: [yellow]{len(left_out)} of {subjects} subjects[/] have not "
+                "consented to this experiment, or not any more; they are not sampled."
+            )
+
+
 def _ingest_row(site: "Site", part: "Part", report: "IngestReport") -> tuple[str, ...]:
     scans = report.manifest.scans
     found = report.identifiers_found
@@ -143,12 +161,12 @@ def run_progress(
     """Show rounds, which sites returned, public Dice, and epsilon against budget, live."""
     bars = Progress(*_columns(), console=_progress)
     task = bars.add_task("Training", total=experiment.algorithm.rounds)
-    latest: list[Table] = [_standing(sites, None)]
+    latest: list[Table] = [_standing(experiment, sites, None)]
     with Live(console=_progress, get_renderable=lambda: Group(bars, latest[0])) as live:
 
         def on_event(event: RoundFinished) -> None:
             bars.update(task, completed=event.round)
-            latest[0] = _standing(sites, event)
+            latest[0] = _standing(experiment, sites, event)
             live.refresh()
             if not _progress.is_terminal:
                 note(_round_line(experiment, event))
@@ -159,22 +177,29 @@ def run_progress(
 
 
 def _round_line(experiment: Experiment, event: RoundFinished) -> str:
-    dice = [s["dice"] for s in event.scores.values() if "dice" in s]
-    mean = f", Dice on public subjects {sum(dice) / len(dice):.3f}" if dice else ""
+    name = experiment.task.score
+    scores = [s[name] for s in event.scores.values() if name in s]
+    mean = f", {SCORES[name]} on public subjects {sum(scores) / len(scores):.3f}" if scores else ""
     refused = "".join(f", {site} refused: {code}" for site, code in event.refused.items())
     returned = f"{len(event.returned)} sites returned" if event.round else "before training"
     return f"round {event.round} of {experiment.algorithm.rounds}: {returned}{mean}{refused}"
 
 
-def _standing(sites: Sequence["Site"], event: RoundFinished | None) -> Table:
-    table = Table()
-    for heading in ("site", "this round", "Dice (public)", "epsilon spent", "of"):
+def _standing(
+    experiment: Experiment, sites: Sequence["Site"], event: RoundFinished | None
+) -> Table:
+    table, name = Table(), experiment.task.score
+    for heading in ("site", "this round", f"{SCORES[name]} (public)", "epsilon spent", "of"):
         table.add_column(heading)
     for site in sites:
-        score = event.scores.get(site.name, {}).get("dice", float("nan")) if event else float("nan")
+        score = event.scores.get(site.name, {}).get(name, float("nan")) if event else float("nan")
         spent, limit = site.ledger.spent_epsilon, site.ledger.policy.epsilon
         table.add_row(
-            site.name, _state(event, site.name), dice(score), _meter(spent, limit), epsilon(limit)
+            site.name,
+            _state(event, site.name),
+            three_digits(score),
+            _meter(spent, limit),
+            epsilon(limit),
         )
     return table
 
@@ -205,20 +230,24 @@ def failures(sites: Sequence["Site"]) -> None:
 def summary_table(summary: "RunSummary") -> None:
     """Print the end of a run: the table, then what to look at next."""
     table = Table(title=f"{summary.experiment.name}: {summary.seconds:.0f} s", title_justify="left")
-    for heading in ("site", "Dice before", "Dice after", "epsilon spent", "epsilon left"):
+    score = SCORES[summary.experiment.task.score]
+    for heading in ("site", f"{score} before", f"{score} after", "epsilon spent", "epsilon left"):
         table.add_column(heading, justify="left" if heading == "site" else "right")
     for s in summary.sites:
         left = 0.0 if isinf(s.spent) else max(0.0, s.limit - s.spent)
         # What is left is rounded down, as what is spent is rounded up.
         left_text = f"{int(left * 100) / 100:.2f}"
-        table.add_row(s.site, dice(s.before), dice(s.after), epsilon(s.spent), left_text)
+        table.add_row(
+            s.site, three_digits(s.before), three_digits(s.after), epsilon(s.spent), left_text
+        )
     subjects = sum(s.num_public for s in summary.sites)
     table.add_section()
-    means = (dice(summary.mean_dice("before")), dice(summary.mean_dice("after")))
+    before, after = summary.mean_score("before"), summary.mean_score("after")
+    means = (three_digits(before), three_digits(after))
     table.add_row(f"all {subjects} public subjects", *means, "", "")
     _results.print(table)
     _results.print(
-        "Dice is on subjects that each site declares public; epsilon is the filter's state."
+        f"{score} is on subjects that each site declares public; epsilon is the filter's state."
     )
     for line in _next_steps(summary):
         _results.print(line, soft_wrap=True, highlight=False)
@@ -251,13 +280,14 @@ def summary_json(summary: "RunSummary") -> None:
         "out": str(summary.out),
         "mlflow": summary.store,
         "verify": summary.verify_command,
-        "dice_before": _number(summary.mean_dice("before")),
-        "dice_after": _number(summary.mean_dice("after")),
+        "score": summary.experiment.task.score,
+        "before": _number(summary.mean_score("before")),
+        "after": _number(summary.mean_score("after")),
         "sites": [
             {
                 "site": s.site,
-                "dice_before": _number(s.before),
-                "dice_after": _number(s.after),
+                "before": _number(s.before),
+                "after": _number(s.after),
                 "num_public": s.num_public,
                 "epsilon_spent": _number(s.spent),
                 "epsilon_limit": s.limit,
@@ -281,8 +311,8 @@ def epsilon(value: float) -> str:
     return "∞ (no privacy)" if isinf(value) else f"{value + 0.00499999:.2f}"
 
 
-def dice(value: float) -> str:
-    """Return a Dice score with three decimals, or a dash."""
+def three_digits(value: float) -> str:
+    """Return a score with three decimals, or a dash."""
     return f"{value:.3f}" if isfinite(value) else "-"
 
 
@@ -302,6 +332,18 @@ def _columns() -> tuple[Any, ...]:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        Rate(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
+
+
+class Rate(ProgressColumn):
+    """How many a second, or how many seconds each."""
+
+    def render(self, task: Task) -> Text:
+        """Return the rate of late, or nothing before it is known."""
+        speed = task.finished_speed or task.speed
+        if not speed:
+            return Text("")
+        return Text(f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.0f} s each")

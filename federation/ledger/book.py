@@ -1,12 +1,19 @@
 """What a ledger's records add up to. Always folded from the records, never stored."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import isclose
 from typing import Any
 
 from federation.errors import LedgerError
 from federation.ledger.filter import BudgetPolicy, Event, FilterState, event_from_json
-from federation.ledger.records import Record, check_round, check_run
+from federation.ledger.records import (
+    MAX_NOTED_EXPERIMENTS,
+    Record,
+    check_round,
+    check_run,
+    check_text,
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,34 @@ class Work:
             "plan_digest": self.plan_digest,
             "event": self.event.to_json(),
         }
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """Who answers for it that a data set is of no human subjects, and why that is so.
+
+    Raises:
+        ValueError: A text that a ledger does not take: 1 to 200 printable characters each.
+    """
+
+    by: str
+    reason: str
+
+    def __post_init__(self) -> None:
+        check_text(self.by)
+        check_text(self.reason)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the body of the note that records it."""
+        return note_body("declaration", by=self.by, reason=self.reason)
+
+
+def note_body(
+    what: str, *, by: str, reason: str, experiments: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the body of a note; of very many experiments the newest, which come last."""
+    newest = list(experiments)[-MAX_NOTED_EXPERIMENTS:]
+    return {"what": what, "by": by, "reason": reason, "experiments": newest}
 
 
 @dataclass(frozen=True)
@@ -120,6 +155,8 @@ class Book:
     charged: set[int] = field(default_factory=set)
     releases: dict[int, Record] = field(default_factory=dict)
     refused: set[tuple[RoundKey, str]] = field(default_factory=set)
+    declaration: Declaration | None = None
+    notes: list[Record] = field(default_factory=list)
 
     @classmethod
     def opened(cls, genesis: Record) -> "Book":
@@ -137,6 +174,7 @@ class Book:
             "charge": self._charge,
             "release": self._release,
             "refusal": self._refusal,
+            "note": self._note,
         }.get(record.kind)
         if fold is None:
             raise LedgerError(f"Record {record.seq}: a ledger has one genesis, at its start.")
@@ -190,6 +228,16 @@ class Book:
         request = record.body["request"]
         if request is not None:
             self.refused.add((_key_from_json(request), record.body["code"]))
+
+    def _note(self, record: Record) -> None:
+        """Keep it; approvals, charges and the budget stay as they are."""
+        if record.body["what"] == "declaration":
+            if record.seq != 1:
+                raise LedgerError(
+                    f"Record {record.seq}: a declaration stands right after the genesis."
+                )
+            self.declaration = Declaration(record.body["by"], record.body["reason"])
+        self.notes.append(record)
 
 
 def _agree(stated: list[float], computed: list[float]) -> bool:

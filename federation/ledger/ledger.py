@@ -5,13 +5,21 @@ One ledger per protected population, across all experiments. The order of a roun
 Killed anywhere in between, the charge stays: the account can be too high, never too low.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from federation.errors import LedgerError, PrivacyBudgetError, Refused
-from federation.ledger.book import Approval, Book, Charge, RoundKey, Work
+from federation.ledger.book import (
+    Approval,
+    Book,
+    Charge,
+    Declaration,
+    RoundKey,
+    Work,
+    note_body,
+)
 from federation.ledger.chain import ChainFile, create_file
 from federation.ledger.filter import BudgetPolicy, Event, FilterState, Unprotected
 from federation.ledger.keys import SiteKey
@@ -38,7 +46,7 @@ class Ledger:
             self._outbox.require_known(self._refresh().charges.values())
 
     @classmethod
-    def create(
+    def create(  # noqa: PLR0913 - the last two are named
         cls,
         path: Path,
         key: SiteKey,
@@ -46,12 +54,15 @@ class Ledger:
         population: str,
         *,
         site: str | None = None,
+        declaration: Declaration | None = None,
     ) -> "Ledger":
         """Start the ledger of a protected population; its budget is fixed from here on.
 
         Args:
             population: Public name of the data set.
             site: Public name of the site, which receipts carry; ``population`` by default.
+            declaration: That the population is of no human subjects. It is there from the start
+                or never: the file appears with it.
 
         Raises:
             LedgerError: The file exists. A ledger is never reset.
@@ -64,7 +75,11 @@ class Ledger:
             "policy": policy.to_json(),
         }
         genesis = Record.signed(key, seq=0, kind="genesis", previous=NO_RECORD, body=body)
-        create_file(path, genesis.line)
+        lines = genesis.line
+        if declaration is not None:
+            told = declaration.to_json()
+            lines += Record.signed(key, seq=1, kind="note", previous=genesis.hash, body=told).line
+        create_file(path, lines)
         return cls(path, key)
 
     @classmethod
@@ -196,6 +211,28 @@ class Ledger:
                 self._append("release", body)
             return self._receipt(book, charge)
 
+    def note(
+        self, what: str, *, by: str, reason: str, experiments: Sequence[str] = (), after: int
+    ) -> Record:
+        """Record an exclusion or a purge: it costs nothing, and auditors can read it.
+
+        Repeating it is safe: a note with the same content that came later than record ``after``
+        is returned as it stands.
+
+        Args:
+            by, reason: 1 to 200 printable characters; no identifiers.
+            experiments: Digests of those that were approved on the data as they were before.
+
+        Raises:
+            ValueError: A text or digest has the wrong form.
+        """
+        body = note_body(what, by=by, reason=reason, experiments=experiments)
+        with self._file.locked():
+            for earlier in self._refresh().notes:
+                if earlier.seq > after and dict(earlier.body) == body:
+                    return earlier
+            return self._append("note", body)
+
     def stored_release(self, charge: Charge) -> tuple[bytes, Receipt] | None:
         """Return the payload and receipt of a charge, or None if nothing was released for it.
 
@@ -230,6 +267,21 @@ class Ledger:
     def population(self) -> str:
         """The protected population's public name."""
         return str(self._current().genesis.body["population"])
+
+    @property
+    def declaration(self) -> Declaration | None:
+        """Who declared the population to be of no human subjects, and why; None for most."""
+        return self._current().declaration
+
+    @property
+    def notes(self) -> tuple[Record, ...]:
+        """What the site recorded beside training, oldest first."""
+        return tuple(self._current().notes)
+
+    @property
+    def approvals(self) -> dict[str, Record]:
+        """The newest approval of each experiment, by its digest."""
+        return {name: approval.record for name, approval in self._current().approvals.items()}
 
     @property
     def state(self) -> FilterState:

@@ -15,6 +15,8 @@ from federation.ledger.keys import SiteKey, verify_signature
 FORMAT = "cohortium-ledger/1"
 NO_RECORD = "sha256:" + "0" * 64
 MAX_LINE_BYTES = 65_536
+# Of one note; so many digests leave room for everything else on a line.
+MAX_NOTED_EXPERIMENTS = 800
 _SIGNED_AS = b"cohortium ledger record v1\0"
 
 Body = Mapping[str, Any]
@@ -187,6 +189,8 @@ check_run = _matches("[A-Za-z0-9._-]{1,64}", "1 to 64 letters, digits, '.', '_' 
 check_seq = count_to(10**9)
 check_round = count_to(10**6)
 
+# A declaration is that of data which are of no human subject; it stands right after the genesis.
+NOTES = ("declaration", "exclusion", "purge")
 REFUSALS = ("not_approved", "approval_used_up", "budget", "equivocation", "lost")
 
 _CONTENT: dict[str, Check] = {
@@ -211,6 +215,13 @@ def _check_request(value: Any) -> None:
     """A refused approval has no request."""
     if value is not None:
         _require_keys(value, {**_KEY, "request_digest": check_digest}, "a request")
+
+
+def _check_experiments(value: Any) -> None:
+    if not isinstance(value, list) or len(value) > MAX_NOTED_EXPERIMENTS:
+        raise ValueError(f"expected a list of at most {MAX_NOTED_EXPERIMENTS} digests")
+    for experiment in value:
+        check_digest(experiment)
 
 
 BODIES: dict[str, dict[str, Check]] = {
@@ -238,5 +249,12 @@ BODIES: dict[str, dict[str, Check]] = {
         **_WHAT,
         "code": _one_of(*REFUSALS),
         "request": _check_request,
+    },
+    # What the site did or declared beside training. It costs nothing and permits nothing.
+    "note": {
+        "what": _one_of(*NOTES),
+        "by": check_text,
+        "reason": check_text,
+        "experiments": _check_experiments,
     },
 }

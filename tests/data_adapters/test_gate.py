@@ -1,13 +1,19 @@
 """The gate counts what identifies, by keyword and never by value, and lets none of it pass."""
 
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from data_adapters.gate import check_burned_in, identifying_keywords
-from data_adapters.ingest import discover
+from data_adapters.dicom import discover_dicom as discover
+from data_adapters.dicom_headers import instance_of
+from data_adapters.gate import check_burned_in, identifying_keywords, policy
 from data_adapters.reasons import REASONS, Unusable
+from tests.data_adapters.dicom_files import STORAGE, blank
 
 PLANTED = "Zebulon Quillfeather"
 
@@ -40,6 +46,68 @@ def test_nested_and_private_identifiers_are_counted_by_keyword(put_dicom, dicom_
     assert PLANTED not in str(found)
 
 
+def test_names_in_person_elements_and_repeating_groups_are_counted():
+    dataset = Dataset()
+    dataset.ScheduledHumanPerformersSequence = Sequence([Dataset()])
+    dataset.ScheduledHumanPerformersSequence[0].HumanPerformerName = PLANTED
+    dataset.add_new(0x60023000, "OW", b"\0\1")
+    dataset.add_new(0x50000010, "US", 1)
+    dataset.add_new(0x00102162, "UC", PLANTED)  # newer than pydicom's dictionary
+    found = identifying_keywords(dataset)
+    assert {"HumanPerformerName", "OverlayData", "CurveData", "EthnicGroups"} <= found
+
+
+def test_what_is_inside_private_sequences_is_counted():
+    inner = Dataset()
+    inner.PatientName = PLANTED
+    dataset = Dataset()
+    block = dataset.private_block(0x0011, "ACME", create=True)
+    block.add_new(1, "SQ", Sequence([inner]))
+    assert identifying_keywords(dataset) == {"PrivateElement", "PatientName"}
+
+
+def test_a_sequence_that_cannot_be_read_is_counted_and_stops_nothing(put_dicom, dicom_source):
+    dataset = Dataset()
+    dataset.PatientName = PLANTED
+    from pydicom.dataelem import RawDataElement
+    from pydicom.tag import Tag
+
+    tag = Tag(0x00081140)
+    raw = RawDataElement(tag, "SQ", 6, b"\xfe\xff\x00", 0, False, True)
+    dataset._dict[tag] = raw
+    assert "PatientName" in identifying_keywords(dataset)
+
+
+def test_uids_are_in_every_file_and_are_not_counted():
+    dataset = Dataset()
+    dataset.SOPInstanceUID = dataset.StudyInstanceUID = "1.2.3"
+    assert identifying_keywords(dataset) == set()
+
+
+def test_the_policy_is_the_table_that_dicom_anonymizer_ships():
+    pytest.importorskip("dicomanonymizer")
+    from dicomanonymizer.dicom_anonymization_databases import dicomfields_2026c as table
+
+    listed = {tag for tag in table.ALL_TAGS if len(tag) == 2}
+    identifiers = {*table.U_TAGS, *table.X_Z_U_STAR_TAGS}
+    assert {f"{group:04x}{element:04x}" for group, element in listed - identifiers} == {
+        tag for tag in policy() if "x" not in tag
+    }
+    assert {tag for tag in policy() if "x" in tag} == {"50xxxxxx", "60xx3000", "60xx4000"}
+
+
+def test_the_policy_file_is_what_its_script_writes():
+    pytest.importorskip("dicomanonymizer")
+    root = Path(__file__).parents[2]
+    script = root / "docs" / "deidentification_table.py"
+    if not script.is_file():
+        pytest.skip("the script is not part of this installation")
+    spec = importlib.util.spec_from_file_location("deidentification_table", script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (root / "data_adapters" / "deidentification.json").read_text() == module.document()
+
+
 def test_an_empty_value_is_not_counted():
     dataset = Dataset()
     dataset.PatientName = ""
@@ -70,16 +138,45 @@ def test_a_scan_does_not_show_its_subject(put_dicom, dicom_source):
     assert "Quillfeather" not in repr(candidate.read())
 
 
+CLASSES = {"CT": "2", "MR": "4", "PT": "128", "CR": "1", "DX": "1.1", "MG": "1.2", "SC": "7"}
+
+
+def image_of(kind, burned_in="", **values):
+    header = blank(STORAGE + CLASSES.get(kind, "7"), kind, BurnedInAnnotation=burned_in)
+    return replace(instance_of(Path("x"), header, 0), **values)
+
+
 @pytest.mark.parametrize("modality", ["CT", "MR", "PT"])
 def test_silence_about_burned_in_text_passes_where_it_is_rare(modality):
-    check_burned_in(modality, "")
+    check_burned_in(image_of(modality))
 
 
-@pytest.mark.parametrize("modality", ["SC", "US", "ES", "XC", "CR", "DX", "OT", ""])
+@pytest.mark.parametrize("modality", ["SC", "US", "ES", "XC", "CR", "DX", "MG", "OT", ""])
 def test_silence_about_burned_in_text_is_refused_elsewhere(modality):
-    check_burned_in(modality, "NO")
+    check_burned_in(image_of(modality, "NO"))
     with pytest.raises(Unusable, match="BURNED_IN_UNKNOWN"):
-        check_burned_in(modality, "")
+        check_burned_in(image_of(modality))
+
+
+@pytest.mark.parametrize("modality", ["CR", "DX"])
+def test_the_operator_may_declare_a_modality_clean(modality):
+    check_burned_in(image_of(modality), frozenset({"CR", "DX"}))
+    with pytest.raises(Unusable, match="BURNED_IN_UNKNOWN"):
+        check_burned_in(image_of(modality), frozenset({"MG"}))
+    with pytest.raises(Unusable, match="BURNED_IN_ANNOTATION"):
+        check_burned_in(image_of(modality, "YES"), frozenset({modality}))
+
+
+def test_a_picture_of_a_screen_is_suspect_whatever_its_class():
+    picture = image_of("CT", image_type=("DERIVED", "SECONDARY", "SCREEN SAVE"))
+    with pytest.raises(Unusable, match="BURNED_IN_UNKNOWN"):
+        check_burned_in(picture)
+
+
+def test_a_modality_that_may_be_anything_is_not_repeated():
+    with pytest.raises(Unusable) as caught:
+        check_burned_in(image_of("MR", modality="DOE JANE"))
+    assert caught.value.detail == "MR"
 
 
 def test_silence_is_noted(put_dicom, dicom_source):

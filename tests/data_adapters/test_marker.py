@@ -3,17 +3,20 @@
 import shutil
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_adapters.cache import read_scan
+from data_adapters.cache import open_scan
+from data_adapters.discover import locate
 from data_adapters.geometry import zyx_affine
 from data_adapters.ingest import ingest
-from data_adapters.sources import DicomSource, OmeZarrSource
+from data_adapters.sources import DicomSource, NiftiSource, OmeZarrSource
 from data_adapters.writing import write_dicom_scan, write_ome_zarr_scan
+from tests.data_adapters.conftest import pseudonymise
 
 SHAPE = (4, 5, 6)
 BACKGROUND = 10
@@ -54,8 +57,23 @@ def marked(marker):
 
 
 def ingested(source, cache):
-    (entry,) = ingest(source, cache, pseudonymise=lambda _: "someone").manifest.scans
-    return read_scan(cache, entry)
+    (entry,) = ingest(source, cache, pseudonymise=pseudonymise).manifest.scans
+    scan = open_scan(cache, entry, locate([source], pseudonymise))
+    return SimpleNamespace(
+        image_zyx=scan.image()[0], labels_zyx=scan.labels(), affine_ras=scan.affine_ras
+    )
+
+
+def write_nifti_scan(folder, *, image_zyx, labels_zyx, affine_ras):
+    """Axes x, y, z as NIfTI has them, by nibabel alone."""
+    import nibabel
+
+    folder.mkdir(parents=True)
+    affine = affine_ras[:, [2, 1, 0, 3]]
+    for name, array in (("a_T1w", image_zyx), ("a_dseg", labels_zyx)):
+        image = nibabel.Nifti1Image(np.ascontiguousarray(array.transpose(2, 1, 0)), affine)
+        image.header.set_xyzt_units("mm")
+        nibabel.save(image, folder / f"{name}.nii.gz")
 
 
 def check_points(scan, affine, points):
@@ -91,6 +109,19 @@ def test_dicom_and_seg_keep_the_point_on_any_grid_in_both_orders(affine, marker,
 
 
 @settings(max_examples=20, deadline=None)
+@given(affine=grids(), marker=MARKERS)
+def test_nifti_keeps_the_point_on_any_grid(affine, marker):
+    image, labels, points = marked(marker)
+    root = Path(tempfile.mkdtemp())
+    try:
+        write_nifti_scan(root / "in" / "P-1", image_zyx=image, labels_zyx=labels, affine_ras=affine)
+        source = NiftiSource(path=root / "in", labels="_dseg", classes={1: "a", 2: "b"})
+        check_points(ingested(source, root / "cache"), affine, points)
+    finally:
+        shutil.rmtree(root)
+
+
+@settings(max_examples=20, deadline=None)
 @given(
     spacing=st.tuples(*[st.floats(0.3, 8.0)] * 3),
     origin=st.tuples(*[st.floats(-300.0, 300.0)] * 3),
@@ -117,7 +148,7 @@ def test_ome_zarr_keeps_the_point_in_both_units(spacing, origin, marker, unit):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_both_formats_put_the_marker_on_one_world_point(tmp_path, reverse):
+def test_every_format_puts_the_marker_on_one_world_point(tmp_path, reverse):
     affine = zyx_affine((6.0, 2.5, 1.25), (-40.0, 15.0, 70.0))
     image, labels, _ = marked((3, 1, 4))
     common = {"image_zyx": image, "labels_zyx": labels, "affine_ras": affine}
@@ -129,6 +160,7 @@ def test_both_formats_put_the_marker_on_one_world_point(tmp_path, reverse):
         reverse_files=reverse,
     )
     write_ome_zarr_scan(tmp_path / "zarr" / "P-1" / "a.ome.zarr", **common, labels_name="parts")
+    write_nifti_scan(tmp_path / "nifti" / "P-1", **common)
     scans = [
         ingested(
             DicomSource(path=tmp_path / "dicom", classes={"one": "a", "two": "b"}),
@@ -138,10 +170,15 @@ def test_both_formats_put_the_marker_on_one_world_point(tmp_path, reverse):
             OmeZarrSource(path=tmp_path / "zarr", labels="parts", classes={1: "a", 2: "b"}),
             tmp_path / "cache-2",
         ),
+        ingested(
+            NiftiSource(path=tmp_path / "nifti", labels="_dseg", classes={1: "a", 2: "b"}),
+            tmp_path / "cache-3",
+        ),
     ]
     for label in (1, 2):
-        one, other = (s.affine_ras @ [*np.argwhere(s.labels_zyx == label)[0], 1] for s in scans)
-        np.testing.assert_allclose(one, other, atol=1e-6)
+        one, *others = (s.affine_ras @ [*np.argwhere(s.labels_zyx == label)[0], 1] for s in scans)
+        for other in others:
+            np.testing.assert_allclose(one, other, atol=1e-5)
     # Written out once by hand: x = 70 + 4 * 1.25, y = 15 + 1 * 2.5, z = -40 + 3 * 6.
     np.testing.assert_allclose(
         scans[0].affine_ras @ [*np.argwhere(scans[0].image_zyx == 900)[0], 1], [75, 17.5, -22, 1]

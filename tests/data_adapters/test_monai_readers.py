@@ -50,7 +50,92 @@ def test_what_cannot_be_read_is_a_data_error(put_dicom, put_ome_zarr):
     (folder / "slice_002.dcm").unlink()
     with pytest.raises(DataError, match="gaps of whole slices"):
         DicomReader().read(folder)
-    with pytest.raises(DataError, match="0 image series"):
+    with pytest.raises(DataError, match="damaged or cut short"):
         DicomReader().read(put_ome_zarr())
     with pytest.raises(DataError, match="no level 3"):
         OmeZarrReader(level=3).read(put_ome_zarr("P-2/a.zarr"))
+
+
+def test_errors_carry_the_reason_code(put_dicom, tmp_path):
+    folder = put_dicom()
+    (folder / "slice_002.dcm").unlink()
+    (tmp_path / "notes.txt").write_text("not an image")
+    for path, code in (
+        (folder, "MISSING_SLICES"),
+        (folder.parent, "MISSING_SLICES"),
+        (tmp_path / "notes.txt", "UNREADABLE_FILE"),
+        (tmp_path / "absent.dcm", ""),
+    ):
+        with pytest.raises(DataError) as caught:
+            DicomReader().read(path)
+        assert caught.value.code == code
+    put_dicom("other", seed=2, study_index=2)
+    with pytest.raises(DataError) as caught:
+        DicomReader().read(folder.parent)
+    assert caught.value.code == "AMBIGUOUS_SERIES"
+
+
+def test_a_segmentation_alone_gives_its_numbers_on_its_own_grid(put_dicom, example):
+    labels = load(DicomReader(), put_dicom() / "seg.dcm")
+    place, row, column = np.argwhere(np.asarray(labels[0]) == 2)[0]
+    world = labels.affine.numpy() @ [place, row, column, 1]
+    voxel = np.linalg.solve(example.affine, world)[:3].round().astype(int)
+    assert example.labels[tuple(voxel)] == 2
+    assert (np.asarray(labels[0]) == 2).sum() == (example.labels == 2).sum()
+
+
+def test_several_segmentations_alone_are_not_chosen_between(put_dicom):
+    folder = put_dicom()
+    for name in folder.glob("slice_*.dcm"):
+        name.unlink()
+    (folder / "seg2.dcm").write_bytes((folder / "seg.dcm").read_bytes())
+    with pytest.raises(DataError) as caught:
+        DicomReader().read(folder)
+    assert caught.value.code == "SEVERAL_SEGMENTATIONS"
+
+
+def test_values_are_real_ones(put_dicom, example):
+    import pydicom
+
+    folder = put_dicom()
+    for path in folder.glob("slice_*.dcm"):
+        dataset = pydicom.dcmread(path)
+        dataset.RescaleSlope, dataset.RescaleIntercept = 2.5, -1024
+        dataset.save_as(path)
+    image = load(DicomReader(), folder)
+    assert image.dtype.is_floating_point
+    np.testing.assert_allclose(image[0].numpy(), example.image[::-1] * 2.5 - 1024, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("error")
+def test_header_values_reach_no_warning(put_dicom):
+    import warnings
+
+    import pydicom
+
+    folder = put_dicom()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for path in folder.glob("slice_*.dcm"):
+            dataset = pydicom.dcmread(path)
+            dataset.PatientBirthDate = "Quillfeather"
+            dataset.save_as(path)
+    DicomReader().read(folder)
+
+
+@pytest.mark.real_data
+def test_a_slide_keeps_its_channels_in_front(real_data):
+    path = real_data / "highdicom" / "sm_image.dcm"
+    if not path.is_file():
+        pytest.skip("the real data has no highdicom/sm_image.dcm")
+    assert load(DicomReader(), path).shape == (3, 1, 50, 50)
+
+
+@pytest.mark.real_data
+def test_overlapping_segments_alone_are_channels(real_data):
+    path = real_data / "dcmqi" / "partial_overlaps.dcm"
+    if not path.is_file():
+        pytest.skip("the real data has no dcmqi/partial_overlaps.dcm")
+    image = load(DicomReader(), path)
+    assert image.shape == (5, 3, 512, 512)
+    assert set(np.unique(image.numpy())) == {0, 1}

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from data_adapters.dicom import discover_dicom, image_series
+from data_adapters.dicom import discover_dicom
 from data_adapters.reasons import Unusable
 from data_adapters.sources import DicomSource
 
@@ -61,7 +61,7 @@ def world_points(mask_zyx, affine_ras):
 def test_a_liver_lies_where_dcmqi_says_it_does(real_data, tmp_path):
     folder = gathered(real_data, tmp_path, "dcmqi/ct-3slice", "dcmqi/liver.dcm")
     scan = only_scan(folder, {"Liver": "liver"})
-    assert scan.image_zyx.shape == (3, 512, 512)
+    assert scan.image_czyx.shape == (1, 3, 512, 512)
     assert scan.modality == "CT"
     truth, directions, origin = nrrd(real_data / "dcmqi" / "liver_seg.nrrd")
     affine = np.eye(4)
@@ -84,9 +84,9 @@ def test_five_overlapping_segments_are_quarantined_unless_they_are_one_class(rea
 @pytest.mark.parametrize(
     ("names", "code"),
     [
-        (("highdicom/dx_image.dcm",), "UNSUPPORTED_OBJECT"),
-        (("highdicom/sm_image.dcm",), "UNSUPPORTED_OBJECT"),
-        (("dcmqi/23x38x3/multiframe",), "UNSUPPORTED_OBJECT"),
+        (("highdicom/dx_image.dcm",), "NO_LABELS"),
+        (("highdicom/sm_image.dcm",), "NO_LABELS"),
+        (("dcmqi/23x38x3/multiframe",), "NO_LABELS"),
         (("rtstruct/ct_1.dcm", "rtstruct/ct_2.dcm"), "NO_LABELS"),
         (("dcmqi/23x38x3/image",), "NO_LABELS"),
     ],
@@ -104,7 +104,7 @@ def test_one_slice_with_its_segmentation(real_data, tmp_path):
         "highdicom/seg_image_ct_binary_single_frame.dcm",
     )
     scan = only_scan(folder, {"first segment": "a"})
-    assert scan.image_zyx.shape == (1, 128, 128)
+    assert scan.image_czyx.shape == (1, 1, 128, 128)
     assert scan.labels_zyx.any()
 
 
@@ -123,20 +123,3 @@ def test_every_file_of_the_real_data_has_an_outcome(real_data):
                 candidate.read()
             except Unusable as reason:
                 assert reason.code != "UNEXPECTED"
-
-
-@pytest.mark.parametrize("name", ["MR_small_jpeg_ls_lossless.dcm", "MR_small_RLE.dcm"])
-def test_compressed_pixels_equal_the_raw_ones(name):
-    from pydicom.data import get_testdata_file
-
-    from data_adapters.dicom_headers import quiet_pydicom
-    from data_adapters.dicom_volume import read_pixels, volume_geometry
-
-    def pixels(file):
-        with quiet_pydicom():
-            from pathlib import Path
-
-            (series,) = image_series(Path(get_testdata_file(file, download=False)))
-            return read_pixels(volume_geometry(series))[0]
-
-    np.testing.assert_array_equal(pixels(name), pixels("MR_small.dcm"))

@@ -27,7 +27,7 @@ def finished(approved_sites, tmp_path):
 
 def test_three_sites_and_two_formats_train_one_model_and_leave_all_records(finished):
     summary, events, sites = finished
-    assert {site.config.protected.kind for site in sites} == {"dicom", "ome_zarr"}
+    assert {s.kind for site in sites for s in site.config.protected} == {"dicom", "ome_zarr"}
     assert [event.round for event in events] == [0, 1, 2]
     assert all(event.returned == tuple(sorted(s.name for s in sites)) for event in events[1:])
     model = weights_from_bytes((summary.out / "model.safetensors").read_bytes())

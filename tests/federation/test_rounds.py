@@ -1,15 +1,18 @@
+import os
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from data_adapters.cache import CachedScan
 from federation.errors import Refused
 from federation.ledger.receipts import Receipt
 from federation.messages import DescribeRequest, EvaluateRequest, TrainRequest
 from federation.privacy.plan import make_plan
 from federation.rounds import LocalRounds
 from federation.training import initial_weights
+from federation.withdrawal import exclude
 from models.weights import weights_from_bytes
 from tests.experiments import tiny_experiment
 
@@ -84,16 +87,16 @@ def test_more_rounds_than_approved_are_refused_before_training(site, rounds, mon
 
 
 def test_the_charge_is_durable_before_the_first_protected_byte_is_read(site, rounds, monkeypatch):
-    import data_adapters.subjects as subjects
-
     seen = []
-    read = subjects.read_scan
 
-    def watched(*arguments):
-        seen.append(kinds(site)[-1])
-        return read(*arguments)
+    def watched(read):
+        return lambda *arguments: seen.append(kinds(site)[-1]) or read(*arguments)
 
-    monkeypatch.setattr(subjects, "read_scan", watched)
+    for name in ("image", "labels"):
+        monkeypatch.setattr(CachedScan, name, watched(getattr(CachedScan, name)))
+    # By chance (one round in twenty) a sampler draws nobody, and nothing is read.
+    everybody = "federation.training.PoissonSubjects"
+    monkeypatch.setattr(everybody, lambda num_subjects, *rest: [range(num_subjects)])
     rounds.train(request())
     assert seen and set(seen) == {"charge"}
 
@@ -124,13 +127,13 @@ def test_scoring_opens_public_subjects_only(site, rounds, monkeypatch):
     import data_adapters.subjects as subjects
 
     folders = []
-    read = subjects.read_scan
+    read = subjects.open_scan
 
-    def watched(cache, entry):
+    def watched(cache, *others):
         folders.append(cache.name)
-        return read(cache, entry)
+        return read(cache, *others)
 
-    monkeypatch.setattr(subjects, "read_scan", watched)
+    monkeypatch.setattr(subjects, "open_scan", watched)
     reply = rounds.evaluate(
         EvaluateRequest(tiny_experiment().digest(), RUN, 0, initial_weights(tiny_experiment()))
     )
@@ -154,6 +157,68 @@ def test_a_description_holds_no_path_and_no_root(site, rounds, federation):
     assert description.modality == "MR"
 
 
+@pytest.fixture
+def lab(approved_sites):
+    """A site whose images are read where they lie."""
+    return next(site for site in approved_sites if site.name == "bio-lab")
+
+
+def touch(folder):
+    """Change one chunk of an image: its time is enough."""
+    chunk = max(path for path in folder.rglob("0/c/**/*") if path.is_file())
+    os.utime(chunk, ns=(0, 0))
+
+
+def test_an_image_that_changed_between_rounds_stops_the_next_one_before_its_charge(federation, lab):
+    rounds = LocalRounds(lab)
+    rounds.train(request())
+    touch(federation / "bio-lab" / "protected" / "specimen-0001")
+    with pytest.raises(Refused, match=r"has changed since it was taken in") as refusal:
+        rounds.train(request(2))
+    assert refusal.value.code == "not_approved"
+    assert kinds(lab).count("charge") == 1
+    assert "before a round failed" in lab.log_path.read_text()
+    lab.ingest("protected")  # the same voxels: the same data set, and its approval
+    assert rounds.train(request(2)).payload
+
+
+def test_whether_another_site_was_changed_is_no_matter_of_who_would_be_sampled(federation, lab):
+    """Each subject alone stops the round: the refusal tells of files, not of the draw."""
+    for folder in sorted((federation / "bio-lab" / "protected").iterdir()):
+        rounds = LocalRounds(lab)
+        touch(folder)
+        with pytest.raises(Refused, match="not_approved"):
+            rounds.train(request())
+        lab.ingest("protected")
+    assert "charge" not in kinds(lab)
+
+
+def test_of_each_experiment_and_part_the_newest_data_set_alone_is_kept(lab):
+    rounds, experiment = LocalRounds(lab), tiny_experiment()
+    first = rounds._dataset(experiment, "protected", lab.ingested())
+    assert rounds._dataset(experiment, "protected", lab.ingested()) is first
+    rounds._dataset(experiment, "public", lab.ingested())
+    exclude(lab, "specimen-0002", by="op", reason="withdrawn")
+    newest = rounds._dataset(experiment, "protected", lab.ingested())
+    assert len(newest) == 4
+    assert [kept.dataset for kept in rounds._datasets.values()].count(newest) == 1
+    assert len(rounds._datasets) == 2
+
+
+def test_what_is_committed_to_is_what_is_trained_on(lab, monkeypatch):
+    """The cache may change while a request is answered: one manifest is read, and used."""
+    loaded = []
+    manifest = type(lab).manifest
+
+    def counted(self, part):
+        loaded.append(part)
+        return manifest(self, part)
+
+    monkeypatch.setattr(type(lab), "manifest", counted)
+    LocalRounds(lab).train(request())
+    assert sorted(loaded) == ["protected", "public"]
+
+
 def test_weights_that_do_not_fit_are_refused_before_the_charge(site, rounds):
     fitting = request()
     name = next(iter(fitting.weights))
@@ -171,5 +236,5 @@ def test_a_round_after_a_withdrawal_no_longer_sees_the_subject(federation, appro
     shutil.rmtree(min((federation / "bio-lab" / "protected").iterdir()))
     lab.ingest("protected")
     lab.approve(tiny_experiment(), make_plan(tiny_experiment()), approver="test")
-    assert len(rounds._dataset(tiny_experiment(), "protected")) == 4
+    assert len(rounds._dataset(tiny_experiment(), "protected", lab.ingested())) == 4
     assert len(list((lab.cache("protected") / "scans").iterdir())) < before

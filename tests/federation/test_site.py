@@ -15,7 +15,7 @@ from tests.experiments import tiny_experiment
 
 
 def test_two_formats_give_the_same_kind_of_site(sites):
-    kinds = {site.name: site.config.protected.kind for site in sites}
+    kinds = {site.name: source.kind for site in sites for source in site.config.protected}
     assert kinds == {"bio-lab": "ome_zarr", "north-hospital": "dicom", "south-hospital": "dicom"}
     for site in sites:
         assert len({scan.subject for scan in site.manifest("protected").scans}) == 5

@@ -4,21 +4,22 @@ import torch
 
 from data_adapters.errors import DataError
 from data_adapters.subjects import SubjectDataset
-from federation.experiment import DiceCrossEntropy, Experiment, ForegroundDice
+from federation.experiment import CrossEntropy, DiceCrossEntropy, Experiment, ForegroundDice
 from federation.privacy.plan import make_plan
 from federation.privacy.random import SecureRandomness
+from federation.scoring import score
 from federation.training import (
     initial_weights,
     loss_per_image,
     open_dataset,
     require_data_fits,
     require_trainable,
-    score,
     train_locally,
 )
 from models.build import build_network
 from models.errors import ModelError
 from tests.experiments import demo_values, tiny_experiment, unprotected
+from tests.federation.classification import bright_and_dark, classification
 from tests.federation.privacy.randomness import NoNoise, SeededRandomness
 
 UNIFORMS = SeededRandomness(0).uniforms
@@ -83,7 +84,9 @@ def test_without_noise_training_lowers_the_loss(north):
     )
 
 
-@pytest.mark.parametrize("loss", [DiceCrossEntropy(), ForegroundDice()], ids=lambda v: v.kind)
+@pytest.mark.parametrize(
+    "loss", [DiceCrossEntropy(), ForegroundDice(), CrossEntropy()], ids=lambda v: v.kind
+)
 def test_batched_and_one_by_one_losses_agree(north, loss):
     experiment = tiny_experiment()
     dataset = open_dataset(experiment, north, "protected")
@@ -150,31 +153,6 @@ def test_a_record_is_at_most_cap_images_of_one_subject(north):
         assert record.labels.shape == (2, 80, 64)
 
 
-def test_scores_of_a_perfect_and_of_an_empty_prediction(north, monkeypatch):
-    import federation.training as training
-
-    experiment = tiny_experiment()
-    public = open_dataset(experiment, north, "public")
-    truth = {id(r.images): r.labels for i in range(len(public)) for r in public.scans(i)}
-
-    class Oracle(torch.nn.Module):
-        def __init__(self, answer):
-            super().__init__()
-            self.weight = torch.nn.Parameter(torch.zeros(1))
-            self.answer = answer
-
-        def forward(self, images):
-            labels = self.answer(images).long()
-            return torch.nn.functional.one_hot(labels, 3).movedim(-1, 1).float()
-
-    for answer, expected in (
-        (lambda x: truth[id(x)], 1.0),
-        (lambda x: torch.zeros(len(x), *x.shape[2:]), 0.0),
-    ):
-        monkeypatch.setattr(training, "_network", lambda _, a=answer: Oracle(a))
-        assert score(experiment, {"weight": np.zeros(1, np.float32)}, public)["dice"] == expected
-
-
 def test_one_subject_more_moves_a_steps_sum_by_at_most_the_clip_norm(north, monkeypatch):
     """The whole training path, with and without the last subject, same slices for the others."""
     values = demo_values()
@@ -233,11 +211,74 @@ def test_a_network_that_cannot_run_on_the_input_is_found_before_anybody_pays():
         require_trainable(Experiment.model_validate(values))
 
 
-def test_a_class_that_no_public_subject_shows_has_no_score(north, monkeypatch):
-    import federation.training as training
+# Patches and tables
 
-    experiment = tiny_experiment()
-    monkeypatch.setattr(training, "_scan_dice", lambda *_: np.array([0.5, np.nan]))
+
+def patches(**changes):
+    """The demo's task on three-dimensional patches."""
+    values = demo_values()
+    values["input"] = {
+        "kind": "patches",
+        "shape_zyx": [8, 16, 16],
+        "spacing_mm_zyx": [3.0, 2.75, 2.75],
+        "cap": 2,
+    } | changes
+    values["model"] |= {"spatial_dims": 3, "channels": [4, 8]}
+    values["algorithm"] |= {"rounds": 1, "steps_per_round": 2}
+    return Experiment.model_validate(values)
+
+
+@pytest.mark.parametrize("changes", [{}, {"foreground": 0.5}, {"aligned": True}], ids=str)
+def test_patches_train_and_score_like_any_input(north, changes):
+    experiment = patches(**changes)
+    require_trainable(experiment)
+    require_data_fits(experiment, north)
+    update = trained(experiment, north, SeededRandomness(0))
+    assert any(array.any() for array in update.values())
     public = open_dataset(experiment, north, "public")
-    found = score(experiment, initial_weights(experiment), public)
-    assert found == {"dice": 0.5, "dice/grey matter": 0.5, "num_subjects": 2.0}
+    assert 0 <= score(experiment, initial_weights(experiment), public)["dice"] <= 1
+
+
+def test_one_subject_more_moves_a_sum_over_patches_by_at_most_the_clip_norm(north, monkeypatch):
+    values = patches().model_dump(mode="json")
+    values["algorithm"] |= {"steps_per_round": 1}
+    values["optimizer"]["learning_rate"] = 1.0
+    experiment = Experiment.model_validate(values)
+    plan, sums = make_plan(experiment), []
+    for num_subjects in (5, 4):
+        monkeypatch.setattr(SubjectDataset, "__len__", lambda _, n=num_subjects: n)
+        update = trained(experiment, north, SubjectKeyed(num_subjects))
+        sums.append(np.concatenate([-u.ravel() for u in update.values()]) * plan.expected_batch)
+    moved = np.linalg.norm(sums[0] - sums[1])
+    assert 0.5 * plan.clip_norm < moved <= plan.clip_norm * (1 + 1e-4)
+
+
+def test_subjects_without_consent_are_not_sampled(north, monkeypatch):
+    everybody = open_dataset(tiny_experiment(), north, "protected").subjects
+    monkeypatch.setattr(type(north), "left_out", lambda *_: frozenset(everybody[:2]))
+    assert open_dataset(tiny_experiment(), north, "protected").subjects == everybody[2:]
+
+
+def test_a_classifier_learns_a_table_under_privacy_and_without(tmp_path):
+    experiment = classification()
+    require_trainable(experiment)
+    dataset, public = bright_and_dark(tmp_path, 12), bright_and_dark(tmp_path / "public", 6)
+    weights = initial_weights(experiment)
+    for plan in (make_plan(experiment), make_plan(unprotected(experiment))):
+        update = train_locally(
+            experiment if plan.is_private else unprotected(experiment),
+            plan,
+            weights,
+            dataset,
+            randomness=NoNoise(0),
+            on_failure=pytest.fail,
+        )
+        after = {name: weights[name] + update[name] for name in weights}
+        assert score(experiment, after, public)["auc"] == 1.0
+
+
+def test_records_reach_a_gpu_through_pinned_memory_and_stay_where_they_are_on_a_cpu():
+    from data_adapters.prepare import to_device
+
+    tensor = torch.zeros(3)
+    assert to_device(tensor, torch.device("cpu")) is tensor

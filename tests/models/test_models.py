@@ -9,7 +9,7 @@ from torch import nn
 from models.build import build_network, load_weights, num_parameters, weights_of
 from models.dp_safe import require_dp_safe
 from models.errors import ModelError
-from models.specs import SegResNetSpec, UNetSpec
+from models.specs import DenseNetSpec, SegResNetSpec, UNetSpec
 from models.weights import weights_digest, weights_from_bytes, weights_to_bytes
 
 SMALL = UNetSpec(spatial_dims=2, channels=(16, 32), strides=(2,))
@@ -31,6 +31,18 @@ def test_logits_have_one_channel_a_class_on_the_input_grid(spec, shape):
     network = build_network(spec, num_classes=3)
     assert network(torch.zeros(2, 1, *shape)).shape == (2, 3, *shape)
     require_dp_safe(network)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_classifier_gives_one_logit_a_class_and_may_be_trained_under_privacy(dims):
+    network = build_network(DenseNetSpec(spatial_dims=dims), num_classes=3)
+    assert network(torch.zeros(2, 1, *(28,) * dims)).shape == (2, 3)
+    require_dp_safe(network)
+
+
+def test_feature_maps_that_no_group_divides_are_refused_with_the_way_out():
+    with pytest.raises(ValueError, match=r"block 2 ends with 22 .* multiples of 32"):
+        DenseNetSpec(spatial_dims=2, growth=24, block_layers=(1, 1, 1))
 
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generator_alone():

@@ -8,7 +8,8 @@ import pydicom
 import pytest
 import yaml
 
-from data_adapters.cache import read_scan
+from data_adapters.cache import open_scan
+from data_adapters.discover import locate
 from data_adapters.ingest import ingest
 from data_adapters.sources import DicomSource, OmeZarrSource
 from federation.demo.folders import SiteFacts, face_ras, site_file
@@ -181,23 +182,29 @@ def test_facing_ras_moves_no_voxel() -> None:
         assert flipped[tuple(there)] == array[index]
 
 
+def keyed(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def test_what_was_simulated_is_what_a_site_ingests(demo: Path, tmp_path: Path) -> None:
     for index, site in enumerate(DEMO_SITES):
         spec = yaml.safe_load((demo / site.facts.site / "site.yaml").read_text())["protected"]
         spec["path"] = demo / site.facts.site / "protected"
         source = (OmeZarrSource if spec["kind"] == "ome_zarr" else DicomSource)(**spec)
         cache = tmp_path / site.facts.site
-        report = ingest(source, cache, pseudonymise=lambda subject: subject)
+        report = ingest(source, cache, pseudonymise=keyed)
         assert report.quarantined == ()
         assert report.manifest.classes == ("background", "grey matter", "white matter")
-        assert [scan.subject for scan in report.manifest.scans].count(site.subject_name(0)) == 2
-        entry = next(s for s in report.manifest.scans if s.subject == site.subject_name(1))
-        found = read_scan(cache, entry)
+        assert [scan.subject for scan in report.manifest.scans].count(
+            keyed(site.subject_name(0))
+        ) == 2
+        entry = next(s for s in report.manifest.scans if s.subject == keyed(site.subject_name(1)))
+        found = open_scan(cache, entry, locate([source], keyed))
         image, labels = simulate_subject(subject_seed(3, index, 1), site.style)[0]
         image, affine = face_ras(image, AFFINE_RAS)
         labels, _ = face_ras(labels, AFFINE_RAS)
-        found_image, found_affine = face_ras(found.image_zyx, found.affine_ras)
-        found_labels, _ = face_ras(found.labels_zyx, found.affine_ras)
+        found_image, found_affine = face_ras(found.image()[0], found.affine_ras)
+        found_labels, _ = face_ras(found.labels(), found.affine_ras)
         np.testing.assert_allclose(found_affine, affine, atol=1e-4)
         np.testing.assert_array_equal(found_image, image)
         np.testing.assert_array_equal(found_labels, labels)

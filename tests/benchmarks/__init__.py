@@ -1,0 +1,1 @@
+"""`make bench-data`: the data layer beside raw limits and peers, all in one run."""

@@ -1,0 +1,143 @@
+"""Part 2b: taking a DICOM series in, stage by stage, beside the bare write of the same array."""
+
+import shutil
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from tests.benchmarks.dicom_reading import HELD_TO_IT, OURS
+from tests.benchmarks.dicom_series import SUBJECTS, Series, source_of
+from tests.benchmarks.processes import evict, in_fresh_process, warm
+from tests.benchmarks.sizes import Sizes
+from tests.benchmarks.tables import Section, seconds
+from tests.benchmarks.volumes import pseudonym
+
+STAGES = ("headers, gate", "read", "digest", "cache write", "publish")
+WHOLE = ("1 worker", "2 workers", "1 worker, cold")
+BARE = "bare cache write"
+Record = dict[str, Any]
+
+
+def measure_ingest(all_series: list[Series], sizes: Sizes, folder: Path) -> Section:
+    """Return the table of all syntaxes."""
+    records = [_record(series, sizes, folder) for series in all_series]
+    z, y, x = sizes.series_zyx
+    return Section(
+        title=f"Ingest of a CT series of {z} x {y} x {x} int16: seconds a series",
+        columns=("syntax", *STAGES, "sum", BARE, *WHOLE),
+        records=tuple(records),
+        lines=tuple(_line(record) for record in records),
+        notes=(
+            "Stages: best of several, in one process. publish: sync to disk and rename.",
+            f"{BARE}: tensorstore, same array, chunks and codec, nothing else.",
+            f"workers: ingest() as a whole, {len(SUBJECTS)} series at once, divided by "
+            f"{len(SUBJECTS)}; starting the worker processes is in it.",
+            *_ratios(records),
+        ),
+    )
+
+
+def _record(series: Series, sizes: Sizes, folder: Path) -> Record:
+    warm(series.source)
+    record: Record = {"name": series.syntax}
+    record |= in_fresh_process(stages, series, sizes, folder / "stages")
+    for name, workers, cold in zip(WHOLE, (1, 2, 1), (False, False, True), strict=True):
+        if cold and series.syntax not in HELD_TO_IT:
+            continue
+        record[name] = in_fresh_process(whole, series, folder / "whole", workers, cold)
+    return record
+
+
+def stages(series: Series, sizes: Sizes, folder: Path) -> dict[str, float]:
+    """Time each stage by itself."""
+    from data_adapters.cache import prepare_cache, publish, temporary_path, write_pixels
+    from data_adapters.dicom import discover_dicom
+    from data_adapters.digests import Names, measure
+
+    source = source_of(series)
+    names = Names(source.class_names(), source.target_names(), source.channel_names())
+    prepare_cache(folder)
+    found, discovery = _best(lambda: discover_dicom(source), sizes)
+    read, scan = _best(discovery.candidates[0].read, sizes)
+    digest, measured = _best(lambda: measure(scan, names), sizes)
+
+    def write() -> Path:
+        path = temporary_path(folder)
+        write_pixels(path, scan, names, measured)
+        return path
+
+    written, path = _best(write, sizes)
+    bare, _ = _best(lambda: bare_write(folder / "bare", scan.image_czyx), sizes)
+    start = perf_counter()
+    publish(folder, [(folder / "scans" / "final", path)])
+    published = perf_counter() - start
+    shutil.rmtree(folder)
+    # Discovery looks at all subjects; everything else is one series.
+    times = (found / len(SUBJECTS), read, digest, written, published)
+    return dict(zip(STAGES, times, strict=True)) | {"sum": sum(times), BARE: bare}
+
+
+def _best(function: Callable[[], Any], sizes: Sizes) -> tuple[float, Any]:
+    """Return the best time of a function, and what it returned last."""
+    began, best, result = perf_counter(), float("inf"), None
+    while result is None or perf_counter() - began < sizes.least_s:
+        start = perf_counter()
+        result = function()
+        best = min(best, perf_counter() - start)
+    return best, result
+
+
+def bare_write(path: Path, array_czyx: np.ndarray) -> bool:
+    """Write an array as the cache stores it, by tensorstore alone; chunks and codec of 2026."""
+    import tensorstore
+
+    from data_adapters.zarr_store import chunk_shape
+
+    grid = {"chunk_shape": chunk_shape(array_czyx.shape)}
+    spec = {
+        "driver": "zarr3",
+        "kvstore": {"driver": "file", "path": str(path), "file_io_sync": False},
+        "metadata": {
+            "shape": list(array_czyx.shape),
+            "data_type": array_czyx.dtype.name,
+            "chunk_grid": {"name": "regular", "configuration": grid},
+            "codecs": [{"name": "bytes"}, {"name": "zstd", "configuration": {"level": 1}}],
+        },
+        "create": True,
+        "delete_existing": True,
+    }
+    tensorstore.open(spec).result().write(array_czyx).result()
+    return True
+
+
+def whole(series: Series, folder: Path, workers: int, cold: bool) -> float:
+    """Return seconds a series of ingest() as training sites run it."""
+    from data_adapters.ingest import ingest
+
+    for package in (*OURS, "tensorstore", "data_adapters.staging"):
+        import_module(package)
+    if cold:
+        evict(series.source)
+    start = perf_counter()
+    report = ingest(source_of(series), folder, pseudonymise=pseudonym, workers=workers)
+    passed = perf_counter() - start
+    shutil.rmtree(folder)
+    if len(report.manifest.scans) != len(SUBJECTS):
+        raise RuntimeError(f"{len(report.manifest.scans)} scans, not {len(SUBJECTS)}")
+    return passed / len(SUBJECTS)
+
+
+def _line(record: Record) -> tuple[str, ...]:
+    return (record["name"], *(seconds(record.get(key)) for key in (*STAGES, "sum", BARE, *WHOLE)))
+
+
+def _ratios(records: list[Record]) -> list[str]:
+    return [
+        f"{record['name']}: all stages take {record['sum'] / record[BARE]:.1f} times the "
+        f"{BARE}; without reading, {(record['sum'] - record['read']) / record[BARE]:.1f} times."
+        for record in records
+    ]

@@ -1,0 +1,215 @@
+import json
+import shutil
+from dataclasses import fields
+
+import pytest
+
+from federation.errors import FederationError
+from federation.flower import wire
+from federation.leaving import site_leaves
+from federation.messages import Description, TrainReply
+from federation.readiness import check_site
+from federation.rounds import LocalRounds
+from federation.run import approve
+from federation.site import open_site
+from tests.conftest import edit
+from tests.experiments import tiny_experiment
+
+
+@pytest.fixture
+def file(federation):
+    return federation / "bio-lab" / "site.yaml"
+
+
+@pytest.fixture
+def hospital(federation):
+    return federation / "north-hospital" / "site.yaml"
+
+
+def blocking(found):
+    return [finding.what for finding in found.findings if finding.blocks]
+
+
+def told(found):
+    return " ".join(finding.what for finding in found.findings if not finding.blocks)
+
+
+def test_a_ready_site_says_what_it_has(hospital):
+    found = check_site(hospital)
+    assert found.ready
+    protected, public = found.parts
+    assert (protected.num_subjects, protected.num_scans, public.num_subjects) == (5, 7, 2)
+    assert protected.modalities == (("MR", 7),)
+    assert protected.scans_per_subject == (("1", 3), ("2", 2))
+    ((spacing, scans),) = protected.spacings
+    assert (spacing, scans) == ("6 × 2.75 × 2.75 mm", 7)
+    assert sum(use.share for use in protected.labels) == pytest.approx(1)
+    assert {use.name: use.num_scans for use in protected.labels}["grey matter"] == 7
+    assert dict(protected.identifiers)["PatientID"] > 0
+    assert found.budget is not None and found.budget.spent == 0
+
+
+def test_looking_fixes_no_budget(laid_out, tmp_path):
+    site = tmp_path / "site"
+    shutil.copytree(laid_out / "bio-lab", site)
+    found = check_site(site / "site.yaml")
+    assert found.ready and found.budget is None
+    assert not (site / "state" / "ledger.jsonl").exists()
+    assert "fixed for good at the first run" in told(found)
+    edit(site / "site.yaml", "epsilon: 10", "epsilon: 5")
+    assert open_site(site / "site.yaml").ledger.policy.epsilon == 5
+
+
+def test_a_quick_look_reads_headers_and_caches_nothing(laid_out, tmp_path):
+    site = tmp_path / "site"
+    shutil.copytree(laid_out / "north-hospital", site)
+    found = check_site(site / "site.yaml", quick=True)
+    assert (found.parts[0].num_subjects, found.parts[0].num_scans) == (5, 7)
+    assert found.parts[0].labels == () and found.quick
+    assert not (site / "state" / "cache").exists()
+    assert any(one.value.startswith("known after") for one in found.leaving)
+
+
+def test_what_cannot_be_used_has_code_sentence_remedy_and_place(hospital):
+    file = min((hospital.parent / "protected").rglob("*.dcm"))
+    file.write_bytes(file.read_bytes()[:300])
+    found = check_site(hospital)
+    reasons = found.parts[0].unusable
+    assert reasons and all(r.code and r.sentence and r.remedy and r.where for r in reasons)
+    assert found.parts[0].num_unusable >= 1
+    assert found.ready, "one bad scan never stops the others"
+
+
+def test_without_any_usable_scan_a_site_is_not_ready(file):
+    edit(file, "labels: tissue", "labels: nothing")
+    found = check_site(file)
+    assert not found.ready
+    assert "NO_LABELS" in blocking(found)[0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("subjects_between: [1, 60]", "subjects_between: [1, 4]", "outside the declared bounds"),
+        ("epsilon: 10", "epsilon: 20", "budget never reset"),
+    ],
+)
+def test_what_blocks_training_is_found(file, old, new, why):
+    edit(file, old, new)
+    assert why in " ".join(blocking(check_site(file)))
+
+
+def test_a_subject_who_is_protected_and_public_blocks(file):
+    shutil.copytree(
+        file.parent / "protected" / "specimen-0001", file.parent / "public" / "specimen-0001"
+    )
+    assert "in the protected and in the public" in " ".join(
+        " ".join(blocking(check_site(file))).split()
+    )
+
+
+def test_an_experiment_against_the_terms_blocks(file):
+    edit(file, "policy:", "data_use: [DUO:0000006]\npolicy:")
+    assert check_site(file).ready
+    assert "do not permit" in blocking(check_site(file, experiment=tiny_experiment()))[0]
+
+
+def test_consent_is_counted_for_what_it_holds_today(file):
+    edit(file, "policy:", "consent: {path: consent.csv}\npolicy:")
+    rows = [
+        "specimen-0001,DUO:0000042,",
+        "specimen-0002,DUO:0000006,2030-01-01",
+        "specimen-0003,DUO:0000006,2020-01-01",
+        "specimen-0004,maybe,",
+    ]
+    table = file.parent / "consent.csv"
+    table.write_text("\n".join(["subject,purpose,expires", *rows]))
+    found = check_site(file)
+    assert found.ready
+    assert found.consent is not None
+    assert (found.consent.num_subjects, found.consent.unknown, found.consent.expired) == (5, 2, 1)
+    assert [number for _, number in found.consent.with_consent] == [1, 2]
+    assert "3 of 5 subjects are not sampled" in told(found)
+    assert "1 rows give none" in told(found)
+    table.write_text("subject,purpose,expires\n")
+    assert "No subject's consent holds today" in blocking(check_site(file))[0]
+
+
+def test_headers_that_contradict_a_declaration_are_told_before_the_first_run(laid_out, tmp_path):
+    site = tmp_path / "site"
+    shutil.copytree(laid_out / "north-hospital", site)
+    declared = "human_subjects: {value: false, who: me, why: phantoms}"
+    edit(site / "site.yaml", "policy:", declared + "\npolicy:")
+    found = check_site(site / "site.yaml")
+    assert found.ready and "PatientBirthDate" in told(found)
+    edit(site / "site.yaml", "why: phantoms", "why: phantoms, headers_checked_by: you")
+    assert "PatientBirthDate" not in told(check_site(site / "site.yaml"))
+
+
+def test_a_missing_table_is_bad_input(file):
+    edit(file, "policy:", "consent: {path: consent.csv}\npolicy:")
+    with pytest.raises(FederationError, match=r"no readable file .*consent.csv"):
+        check_site(file)
+
+
+def test_the_json_is_plain(file):
+    value = json.loads(json.dumps(check_site(file).to_json()))
+    assert (value["format"], value["ready"]) == ("cohortium-site-check/1", True)
+    assert value["parts"][0]["num_subjects"] == 5
+
+
+# What leaves
+
+
+def of(leaving, message):
+    return {one.field: one.value for one in leaving if one.message == message}
+
+
+def test_the_fields_of_the_description_are_those_that_the_wire_carries(file):
+    site = open_site(file)
+    shown = of(site_leaves(site, site.ledger), "description")
+    sent = wire.encode_description(site.describe(tiny_experiment().digest()))
+    config, versions = sent["description"], sent["versions"]
+    assert set(shown) == set(config) | {"versions"} == {f.name for f in fields(Description)}
+    for name in set(config) - {"commitment"}:
+        assert shown[name] == config[name]
+    assert shown["versions"] == ", ".join(f"{name} {value}" for name, value in versions.items())
+    assert shown["commitment"] != config["commitment"], "fresh for each experiment"
+
+
+def test_the_fields_of_a_training_reply_are_those_that_the_wire_carries(file):
+    from federation.messages import TrainRequest
+    from federation.training import initial_weights
+
+    experiment = tiny_experiment()
+    site = open_site(file)
+    approve(experiment, [site], approver="test")
+    weights = initial_weights(experiment)
+    reply = LocalRounds(site).train(TrainRequest(experiment.digest(), "ab" * 16, 1, 0, weights))
+    sent = wire.encode_train_reply(reply)
+    assert set(sent) == {"reply", "update"} and set(sent["reply"]) == {"receipt"}
+    shown, receipt = site_leaves(site, site.ledger), json.loads(sent["reply"]["receipt"])
+    assert set(of(shown, "update")) == {f.name for f in fields(TrainReply)}
+    assert set(of(shown, "receipt")) == set(receipt)
+    for name in ("site", "public_key", "ledger"):
+        assert of(shown, "receipt")[name] == receipt[name]
+
+
+def test_a_field_that_is_not_explained_stops_the_list(file, monkeypatch):
+    import federation.leaving as leaving
+
+    known = dict(leaving._OF_DESCRIPTION)
+    del known["modality"]
+    monkeypatch.setattr(leaving, "_OF_DESCRIPTION", known)
+    site = open_site(file)
+    with pytest.raises(KeyError, match="modality"):
+        site_leaves(site, site.ledger)
+
+
+@pytest.mark.parametrize(
+    ("how", "said"), [("withheld", "withheld"), ("rounded", "under 10"), ("exact", "5")]
+)
+def test_the_number_of_subjects_is_shown_as_it_would_leave(file, how, said):
+    edit(file, "release_counts: rounded", f"release_counts: {how}")
+    site = open_site(file)
+    assert of(site_leaves(site, site.ledger), "description")["num_subjects"] == said
