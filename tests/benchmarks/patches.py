@@ -43,11 +43,7 @@ class _Layout:
 
 
 def _section(layout: _Layout, volumes: Volumes, sizes: Sizes, kept: bool) -> Section:
-    records = [_record(reader, volumes, layout.volume, sizes) for reader in layout.readers]
-    for record in records:
-        for pattern in set(PATTERNS) & set(record):
-            cold, limit = (r[pattern]["cold"] for r in (record, records[0]))
-            cold["share"] = cold["rate"] / limit["rate"]
+    records = _records(layout, volumes, sizes)
     return Section(
         title=f"Patches of {sizes.patch}^3 a second (and share of the raw limit) from "
         f"{sizes.side}^3 uint16, OME-Zarr 0.5, blosc-zstd, {layout.name}, "
@@ -59,13 +55,23 @@ def _section(layout: _Layout, volumes: Volumes, sizes: Sizes, kept: bool) -> Sec
     )
 
 
-def _record(reader: Reader, volumes: Volumes, volume: Volume, sizes: Sizes) -> Record:
-    record: Record = {"name": reader.name, "kind": reader.kind, "stored": reader.stored}
-    cold = in_fresh_process(cold_rates, reader, volumes, volume, sizes)
+def _records(layout: _Layout, volumes: Volumes, sizes: Sizes) -> list[Record]:
+    """Measure all readers cold first: files are brought back into memory only once."""
+    volume = layout.volume
+    colds = [in_fresh_process(cold_rates, r, volumes, volume, sizes) for r in layout.readers]
     warm(*volumes.everything())
-    fits, exceeds = in_fresh_process(warm_rates, reader, volume, sizes)
+    warms = [in_fresh_process(warm_rates, r, volume, sizes) for r in layout.readers]
+    return [
+        _record(*found, limit=colds[0]) for found in zip(layout.readers, warms, colds, strict=True)
+    ]
+
+
+def _record(reader: Reader, warms: tuple[Rates, Rates], cold: Rates, *, limit: Rates) -> Record:
+    record: Record = {"name": reader.name, "kind": reader.kind, "stored": reader.stored}
+    fits, exceeds = warms
     for pattern in reader.patterns:
-        found = (fits[pattern], exceeds.get(pattern), cold[pattern])
+        share = cold[pattern]["rate"] / limit[pattern]["rate"]
+        found = (fits[pattern], exceeds.get(pattern), cold[pattern] | {"share": share})
         record[pattern] = dict(zip(STATES, found, strict=True))
     return record
 
@@ -89,10 +95,10 @@ def _rates(reader: Reader, volume: Volume, sizes: Sizes, cache_bytes: int) -> Ra
     limit = LIMIT.open(volume, 0)
     found = {}
     for pattern in reader.patterns:
-        before = _best_rate(limit, pattern, sizes)
-        best = _best_rate(stream, pattern, sizes)
+        before = _best_rate(limit, pattern, sizes, windows=1)
+        best = _best_rate(stream, pattern, sizes, windows=sizes.windows)
         # Before and after, not between: loaders go on working in the background.
-        after = _best_rate(limit, pattern, sizes)
+        after = _best_rate(limit, pattern, sizes, windows=1)
         found[pattern] = {"rate": best, "share": best / max(before, after)}
     return found
 
@@ -104,10 +110,10 @@ def check(patches: Patches, volume: Volume, sizes: Sizes) -> None:
         np.testing.assert_array_equal(np.asarray(patch), truth[region])
 
 
-def _best_rate(stream: Stream, pattern: str, sizes: Sizes) -> float:
+def _best_rate(stream: Stream, pattern: str, sizes: Sizes, *, windows: int) -> float:
     patches = stream(endless(pattern, sizes))
     next(patches)
-    best = max(_rate(patches, sizes.window_s) for _ in range(sizes.windows))
+    best = max(_rate(patches, sizes.window_s) for _ in range(windows))
     patches.close()
     return best
 
@@ -158,8 +164,8 @@ def _explained(sizes: Sizes, kept: bool) -> list[str]:
         f"exceeds: a cache of {narrow:.3g} MiB. Files are in the page cache in both.",
         f"cold: the first {sizes.num_cold} patches after opening, files dropped from the page "
         "cache. The raw limit is stored uncompressed, so that cold it has more to fetch.",
-        "Each row is compared with the array that was written, voxel by voxel, and timed between two "
-        f"timings of the raw limit ({LIMIT.name}), in a process of its own.",
+        "Each row is compared with the array that was written, voxel by voxel, and timed between "
+        f"two timings of the raw limit ({LIMIT.name}), in a process of its own.",
         "[1] keeps the whole decoded volume in memory, and reads all of it before its first patch.",
         "[2] neither library's: a cache of chunks that its user has to write.",
     ]
