@@ -31,8 +31,8 @@ def measure_memory(volumes: Volumes, sizes: Sizes) -> Section:
         lines=tuple(_line(record, records) for record in records),
         notes=(
             "declared: caches of decoded chunks, of all workers together. opened: before the "
-            "first patch. over no cache: peak - declared, beyond the peak without any cache; it does "
-            "not grow with what is declared where that and a constant hold everything.",
+            "first patch. over no cache: peak - declared, beyond the peak without any cache; it "
+            "does not grow with what is declared where that and a constant hold everything.",
         ),
     )
 
