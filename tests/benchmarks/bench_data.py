@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import platform
 import tempfile
 from collections.abc import Iterator
@@ -26,8 +27,8 @@ def main() -> None:
     console = Console(width=asked.width)
     sizes = TINY if asked.tiny else FULL
     prepare()
-    start, sections = perf_counter(), []
-    console.print(_machine(), highlight=False)
+    start, sections, machine = perf_counter(), [], _machine()
+    console.print(machine, highlight=False)
     with tempfile.TemporaryDirectory(prefix="bench-data-", dir=asked.folder) as folder:
         for section in _sections(asked.parts, Path(folder), sizes):
             section.show(console)
@@ -36,7 +37,7 @@ def main() -> None:
     passed = perf_counter() - start
     if asked.json:
         document = {
-            "machine": _machine(),
+            "machine": machine,
             "seconds": passed,
             "sections": [section.document() for section in sections],
         }
@@ -80,10 +81,10 @@ def _arguments() -> Any:
 
 
 def _machine() -> str:
-    import os
-
     libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
-    return f"{os.cpu_count()} cores, {platform.machine()}; {libraries}"
+    # Readers with several threads lose more than others where cores are busy with something else.
+    busy = f"{os.getloadavg()[0]:.1f} processes running on average in the last minute"
+    return f"{os.cpu_count()} cores, {platform.machine()}, {busy}; {libraries}"
 
 
 if __name__ == "__main__":

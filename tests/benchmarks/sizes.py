@@ -60,8 +60,8 @@ FULL = Sizes(
     series_zyx=(200, 512, 512),
     least_s=1.0,
     num_workers=4,
-    cache_shares=(0, 1 / 16, 1 / 8, 1 / 4),
-    reading_s=2.5,
+    cache_shares=(0, 1 / 8, 1 / 4),
+    reading_s=2.0,
 )
 TINY = Sizes(
     side=64,
