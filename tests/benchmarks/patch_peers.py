@@ -22,7 +22,6 @@ from itertools import islice, product
 from typing import Any
 
 import numpy as np
-from monai.transforms import Transform
 
 from tests.benchmarks.patch_readers import Patches, Reader, Stream, one_by_one
 from tests.benchmarks.patch_regions import Region
@@ -124,26 +123,21 @@ def _by_epoch(load: Callable[[list[dict[str, Any]]], Any]) -> Stream:
     return stream
 
 
-class LoadZarr(Transform):
-    """A deterministic transform, so that MONAI caches what it gives: (1, z, y, x)."""
-
-    def __init__(self, *, as_stored: bool) -> None:
-        self._as_stored = as_stored
-
-    def __call__(self, path: str) -> Any:
-        import torch
-        import zarr
-
-        voxels = zarr.open_array(path, mode="r")[:]
-        return torch.from_numpy(voxels if self._as_stored else voxels.astype(np.float32))[None]
-
-
 def _whole(volume: Volume, *, as_stored: bool) -> Any:
     """Return MONAI's cache of the one volume, (1, z, y, x)."""
+    import torch
+    import zarr
     from monai.data import CacheDataset
+    from monai.transforms import Transform
 
-    load = LoadZarr(as_stored=as_stored)
-    return CacheDataset([str(volume.array)], load, copy_cache=False, progress=False)
+    class LoadZarr(Transform):
+        """MONAI caches what its own deterministic transforms give, and nothing of a function."""
+
+        def __call__(self, path: str) -> Any:
+            voxels = zarr.open_array(path, mode="r")[:]
+            return torch.from_numpy(voxels if as_stored else voxels.astype(np.float32))[None]
+
+    return CacheDataset([str(volume.array)], LoadZarr(), copy_cache=False, progress=False)
 
 
 def cache_dataset(volume: Volume, _: int) -> Stream:
