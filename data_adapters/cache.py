@@ -11,6 +11,7 @@ import secrets
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from data_adapters.types import Reopenable, Scan, Voxels
 from data_adapters.zarr_store import (
     LEVEL,
     ZarrImage,
+    as_float32,
     group_attributes,
     open_array,
     write_zarr_image,
@@ -81,8 +83,7 @@ class CachedScan:
     def image(self, region_zyx: tuple[slice, ...] | None = None) -> NDArray[np.float32]:
         """Return real-world values, float32 (c, z, y, x), of a region or of everything."""
         region = region_zyx or whole(self.shape_zyx)
-        stored = self.stored_czyx[(slice(0, self.stored_czyx.shape[0]), *region)]
-        values: NDArray[np.float32] = stored.astype(np.float32)
+        values = read_float32(self.stored_czyx, (slice(0, self.stored_czyx.shape[0]), *region))
         for channel, (slope, intercept) in enumerate(
             zip(self.slopes, self.intercepts, strict=True)
         ):
@@ -130,6 +131,27 @@ class StoredArray:
         """Read one region."""
         values: NDArray[Any] = self.store[region].read().result()
         return values
+
+    def float32(self, region: tuple[slice, ...]) -> NDArray[np.float32]:
+        """Read one region, converted."""
+        values: NDArray[np.float32] = self._converted[region].read().result()
+        return values
+
+    @cached_property
+    def _converted(self) -> Any:
+        return as_float32(self.store)
+
+
+def read_float32(voxels: Voxels, region: tuple[slice, ...]) -> NDArray[np.float32]:
+    """Read one region into a new array of float32.
+
+    What is stored as Zarr is converted while its chunks are copied together: a pass less.
+    """
+    converting = getattr(voxels, "float32", None)
+    values: NDArray[np.float32] = (
+        voxels[region].astype(np.float32) if converting is None else converting(region)
+    )
+    return values
 
 
 def prepare_cache(cache_dir: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_adapters.cache import CachedScan
+from data_adapters.cache import CachedScan, read_float32
 from data_adapters.types import Voxels
 
 
@@ -39,10 +39,14 @@ class PickedChannels:
 
     def __getitem__(self, region: tuple[slice, ...]) -> NDArray[Any]:
         """Read one region, channel by channel."""
-        chosen = self.indices[region[0]]
-        return np.concatenate(
-            [self.whole[(slice(index, index + 1), *region[1:])] for index in chosen]
-        )
+        return np.concatenate([self.whole[part] for part in self._parts(region)])
+
+    def float32(self, region: tuple[slice, ...]) -> NDArray[np.float32]:
+        """Read one region, converted, channel by channel."""
+        return np.concatenate([read_float32(self.whole, part) for part in self._parts(region)])
+
+    def _parts(self, region: tuple[slice, ...]) -> list[tuple[slice, ...]]:
+        return [(slice(index, index + 1), *region[1:]) for index in self.indices[region[0]]]
 
 
 def pick_channels(scan: CachedScan, indices: tuple[int, ...]) -> CachedScan:

@@ -184,6 +184,13 @@ def open_store(
     return future.result(timeout=timeout_s)
 
 
+def as_float32(store: Any) -> Any:
+    """Return a view of a tensorstore that converts while it reads."""
+    import tensorstore
+
+    return tensorstore.cast(store, tensorstore.float32)
+
+
 def limit_decoded_cache(num_bytes: int) -> None:
     """Set how much decoded pixels this process keeps, for arrays that are opened from now on.
 

@@ -11,7 +11,7 @@ from data_adapters import zarr_remote
 from data_adapters.ome_zarr_stamps import ChunkFiles, chunk_files
 from data_adapters.reasons import Unusable
 from data_adapters.zarr_places import Place, ZarrFormat
-from data_adapters.zarr_store import open_store
+from data_adapters.zarr_store import as_float32, open_store
 
 ORDER = ("c", "z", "y", "x")
 
@@ -138,6 +138,7 @@ class ZarrVoxels:
         self.chunk_shape = self._arranged(stored.chunk)
         self.dtype: np.dtype[Any] = np.dtype(selection.dtype)
         self._view: Any = _view(stored.store, stored.axes, selection)
+        self._converted: Any = None
 
     def __getitem__(self, region: tuple[slice, ...]) -> NDArray[Any]:
         """Read one region; nothing more than the chunks it touches is decoded.
@@ -146,15 +147,13 @@ class ZarrVoxels:
             Unusable: UNDECODABLE_PIXELS, or UNREACHABLE.
             IndexError: The region is not inside.
         """
-        view = self._view
-        if view is None:
-            view = self._view = self._reopened()
-        part = view[region]
-        try:
-            values: NDArray[Any] = part.read().result(self._timeout_s)
-        except (ValueError, OSError) as error:
-            raise _unusable(self.place, error) from None
-        return values
+        return self._read(self._opened()[region])
+
+    def float32(self, region: tuple[slice, ...]) -> NDArray[np.float32]:
+        """Read one region, converted. Raises as reading it unconverted."""
+        if self._converted is None:
+            self._converted = as_float32(self._opened())
+        return self._read(self._converted[region])
 
     def region_stamp(self, region: tuple[slice, ...]) -> str:
         """Return what changes when a file behind the region changes; empty where not known."""
@@ -163,10 +162,20 @@ class ZarrVoxels:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_view": None}
+        return self.__dict__ | {"_view": None, "_converted": None}
 
-    def _reopened(self) -> Any:
-        return _view(_open(self.place, self._zarr_format), self._axes, self._selection)
+    def _opened(self) -> Any:
+        if self._view is None:
+            store = _open(self.place, self._zarr_format)
+            self._view = _view(store, self._axes, self._selection)
+        return self._view
+
+    def _read(self, part: Any) -> NDArray[Any]:
+        try:
+            values: NDArray[Any] = part.read().result(self._timeout_s)
+        except (ValueError, OSError) as error:
+            raise _unusable(self.place, error) from None
+        return values
 
     def _arranged(self, sizes: tuple[int, ...]) -> tuple[int, ...]:
         by_name = dict(zip(self._axes, sizes, strict=True))

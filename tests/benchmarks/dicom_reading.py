@@ -1,6 +1,6 @@
 """Part 2a: reading a DICOM series, geometry and pixels, from its folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from time import perf_counter
@@ -17,6 +17,11 @@ from tests.benchmarks.tables import Section, seconds, verdict
 LEAST, HELD_TO_IT = 3.0, ("raw", "RLE")
 # (z, y, x) and (array, affine to RAS+ mm or None), in real values or as stored.
 Read = Callable[[], tuple[Any, Any]]
+# A data set with encoded pixels to the decoded ones.
+Decode = Callable[[Any], Any]
+NUM_TRIED = 5
+# A reading that takes longer is not repeated.
+LONG_S = 3.0
 Record = dict[str, Any]
 
 
@@ -56,35 +61,55 @@ def from_file(series: Series) -> Read:
 
 
 def decoder_alone(series: Series) -> Read:
-    """The fastest of the listed decoders, on frames that are in memory already."""
+    """The fastest of the listed decoders on a few frames, then all frames, from memory."""
     from pydicom import dcmread
-    from pydicom.encaps import get_frame
 
     shape = np.load(series.npy, mmap_mode="r").shape
-    frames = [get_frame(dcmread(f).PixelData, 0, number_of_frames=1) for f in series.files]
-    decode = _decoder(series.syntax, shape[1] * shape[2])
+    datasets = [dcmread(file) for file in series.files]
+    decoders = _decoders(series.syntax, shape[1] * shape[2])
+    middle = datasets[len(datasets) // 2 :][:NUM_TRIED]
+    decode = min(decoders, key=lambda decoder: _seconds(decoder, middle))
 
     def read() -> tuple[Any, Any]:
         volume = np.empty(shape, np.int16)
-        for place, frame in zip(volume, frames, strict=True):
-            place.ravel()[:] = np.frombuffer(decode(frame), np.int16)
+        for place, dataset in zip(volume, datasets, strict=True):
+            place.ravel()[:] = np.frombuffer(decode(dataset), np.int16)
         return volume, None
 
     return read
 
 
-def _decoder(syntax: str, num_pixels: int) -> Callable[[bytes], Any]:
-    if syntax == "RLE":
-        from rle.utils import decode_frame
+def _seconds(decode: Decode, datasets: list[Any]) -> float:
+    start = perf_counter()
+    for dataset in datasets:
+        decode(dataset)
+    return perf_counter() - start
 
-        return lambda frame: decode_frame(frame, num_pixels, 16, "<")
-    if syntax == "JPEG-LS":
-        from jpeg_ls import decode_buffer
 
-        return lambda frame: decode_buffer(frame)[0]
+def _decoders(syntax: str, num_pixels: int) -> list[Decode]:
+    """Return pydicom's plugins, and the same packages without pydicom around them."""
+    from jpeg_ls import decode_buffer
     from openjpeg import decode_pixel_data
+    from pydicom.encaps import get_frame
+    from pydicom.pixels import get_decoder
+    from rle.utils import decode_frame
 
-    return lambda frame: decode_pixel_data(frame, version=2)
+    bare: dict[str, Callable[[bytes], Any]] = {
+        "RLE": lambda frame: decode_frame(frame, num_pixels, 16, "<"),
+        "JPEG-LS": lambda frame: decode_buffer(frame)[0],
+        "J2K": lambda frame: decode_pixel_data(frame, version=2),
+    }
+    decoder, alone = get_decoder(SYNTAXES[syntax]), bare[syntax]
+
+    def through(plugin: str) -> Decode:
+        return lambda dataset: decoder.as_array(dataset, index=0, raw=True, decoding_plugin=plugin)[
+            0
+        ]
+
+    return [
+        lambda dataset: alone(get_frame(dataset.PixelData, 0, number_of_frames=1)),
+        *(through(plugin) for plugin in decoder.available_plugins),
+    ]
 
 
 def ours(series: Series) -> Read:
@@ -139,11 +164,11 @@ OURS = (
     "highdicom.spatial",
     "pydicom.pixels.decoders",
 )
-DECODERS = ("rle.utils", "jpeg_ls", "openjpeg", "pydicom.encaps")
+DECODERS = ("rle.utils", "jpeg_ls", "openjpeg", "pydicom.pixels.decoders")
 WAYS = (
     Way("np.fromfile", from_file, (), stored=True, syntaxes=("raw",), is_limit=True),
     Way(
-        "decoder alone, frames in memory",
+        "fastest decoder alone, files in memory",
         decoder_alone,
         DECODERS,
         stored=True,
@@ -152,13 +177,21 @@ WAYS = (
         has_cold=False,
     ),
     Way("ours, DicomReader (float32 real values)", ours, OURS),
-    Way("ours, gate of both subjects + read of one", ours_for_ingest, OURS, stored=True),
+    Way(
+        "ours, gate of both subjects + read of one",
+        ours_for_ingest,
+        OURS,
+        stored=True,
+        syntaxes=HELD_TO_IT,
+    ),
     Way("MONAI PydicomReader", monai, ("monai.data", "pydicom.pixels"), transposed=(2, 1, 0)),
     Way(
         "MONAI PydicomReader, swap_ij=False",
         monai_unswapped,
         ("monai.data", "pydicom.pixels"),
         transposed=(2, 0, 1),
+        syntaxes=HELD_TO_IT,
+        has_cold=False,
     ),
 )
 
@@ -216,14 +249,16 @@ def warm_seconds(way: Way, series: Series, sizes: Sizes) -> float:
     read = _opened(way, series)
     start = perf_counter()
     array, affine = read()
-    best = perf_counter() - start
+    passed = perf_counter() - start
     check(way, series, array, affine)
     del array
-    began = perf_counter()
-    while perf_counter() - began < sizes.least_s:
+    # The first one also made the process larger; beside a long one that is little.
+    best = passed if passed > LONG_S else float("inf")
+    while best == float("inf") or passed < sizes.least_s:
         start = perf_counter()
         read()
-        best = min(best, perf_counter() - start)
+        taken = perf_counter() - start
+        best, passed = min(best, taken), passed + taken
     return best
 
 
@@ -256,7 +291,8 @@ def check(way: Way, series: Series, array: Any, affine: Any) -> None:
         columns = [step, [0, -y_mm, 0], [-x_mm, 0, 0], first]
         np.testing.assert_allclose(affine[:3], np.transpose(columns), atol=1e-5)
     expected = stored if way.stored else stored * np.float32(SLOPE) + np.float32(INTERCEPT)
-    np.testing.assert_array_equal(values, expected)
+    if not np.array_equal(values, expected):
+        raise AssertionError(f"{way.name} gives other voxels for {series.syntax}")
 
 
 def _line(record: Record, limits: dict[str, float]) -> tuple[str, ...]:
@@ -270,11 +306,16 @@ def _line(record: Record, limits: dict[str, float]) -> tuple[str, ...]:
 
 def _verdicts(records: list[Record]) -> list[str]:
     named = {record["name"]: record for record in records}
-    reader, usual, best = named[WAYS[2].name], named[WAYS[4].name], named[WAYS[5].name]
-    lines = []
-    for names, least in ((HELD_TO_IT, LEAST), (("JPEG-LS", "J2K"), None)):
-        for other in (usual, best):
-            what = f"{reader['name']}: times faster than {other['name']}, {' and '.join(names)}"
-            values = [other[name]["warm"] / reader[name]["warm"] for name in names]
-            lines.append(verdict(what, values, least if other is usual else None))
-    return lines
+    reader, usual, best = (named[WAYS[number].name] for number in (2, 4, 5))
+    decoding = tuple(name for name in SYNTAXES if name not in HELD_TO_IT)
+    return [
+        _faster(reader, usual, HELD_TO_IT, LEAST),
+        _faster(reader, best, HELD_TO_IT, None),
+        _faster(reader, usual, decoding, None),
+    ]
+
+
+def _faster(one: Record, other: Record, syntaxes: Sequence[str], least: float | None) -> str:
+    values = [other[name]["warm"] / one[name]["warm"] for name in syntaxes]
+    what = f"{one['name']}: times faster than {other['name']}, {' and '.join(syntaxes)}, warm"
+    return verdict(what, values, least)

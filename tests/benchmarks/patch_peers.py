@@ -241,7 +241,7 @@ ZARR = ("zarr",)
 MONAI = ("zarr", "torch", "monai.data", "monai.transforms")
 PEERS = (
     Reader("zarr-python", "peer", zarr_python, ZARR),
-    Reader("zarr-python, 2 decoding threads", "peer", zarr_python_two_threads, ZARR),
+    Reader("zarr-python, 2 decoding threads", "peer", zarr_python_two_threads, ZARR, sharded=False),
     Reader("zarr-python, CacheStore", "peer", zarr_python_cache_store, ZARR, bounded=True),
     Reader("MONAI Dataset + DataLoader, 2 workers", "peer", data_loader, MONAI),
     Reader("MONAI Dataset + ThreadDataLoader", "peer", thread_data_loader, MONAI, sharded=False),

@@ -107,7 +107,8 @@ def check(patches: Patches, volume: Volume, sizes: Sizes) -> None:
     """Compare voxels with the array that was written."""
     truth = np.load(volume.npy, mmap_mode="r")
     for region, patch in islice(patches, len(to_check(sizes))):
-        np.testing.assert_array_equal(np.asarray(patch), truth[region])
+        if not np.array_equal(np.asarray(patch), truth[region]):
+            raise AssertionError(f"other voxels than were written at {region}")
 
 
 def _best_rate(stream: Stream, pattern: str, sizes: Sizes, *, windows: int) -> float:

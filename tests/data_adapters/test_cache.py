@@ -7,18 +7,22 @@ import pytest
 import zarr
 
 from data_adapters.cache import (
+    StoredArray,
     copied_path,
     open_scan,
     prepare_cache,
     publish,
+    read_float32,
     temporary_path,
     write_pixels,
 )
+from data_adapters.channels import PickedChannels
 from data_adapters.digests import Names, measure
 from data_adapters.errors import DataError
 from data_adapters.geometry import axis_steps
 from data_adapters.manifest import ScanEntry
 from data_adapters.types import Scan
+from data_adapters.zarr_store import open_array
 
 NAMES = Names(("background", "left", "right"), channels=("T1", "T2"))
 
@@ -173,3 +177,24 @@ def test_axis_steps_refuses_shear():
         axis_steps(sheared)
     with pytest.raises(ValueError, match="zero or not finite"):
         axis_steps(np.zeros((4, 4)))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32"])
+def test_converting_while_reading_gives_what_converting_afterwards_gives(tmp_path, dtype):
+    stored = np.random.default_rng(3).integers(0, 127, (2, 5, 6, 7)).astype(dtype)
+    if np.issubdtype(dtype, np.integer):
+        stored[0, 0, 0, :2] = np.iinfo(dtype).min, np.iinfo(dtype).max
+    zarr.create_array(tmp_path / "a", data=stored, chunks=(1, 2, 6, 3))
+    array = StoredArray(open_array(tmp_path / "a"))
+    region = (slice(0, 2), slice(1, 4), slice(0, 6), slice(2, 7))
+
+    for voxels in (array, PickedChannels(array, (1, 0)), PickedChannels(stored, (1, 0))):
+        converted = read_float32(voxels, region)
+        np.testing.assert_array_equal(converted, voxels[region].astype(np.float32), strict=True)
+
+
+def test_scaling_a_patch_leaves_the_chunks_in_memory_as_they_are(tmp_path, scan, entry):
+    opened = open_scan(tmp_path, entry)
+    first = opened.image()
+    first += 1000
+    np.testing.assert_array_equal(opened.image(), first - 1000)
