@@ -1,5 +1,6 @@
 """Every transfer syntax and pixel type gives the values that were stored."""
 
+from base64 import b64decode
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -125,18 +126,37 @@ def test_plain_values_are_the_stored_ones(put, dtype, bits, syntax):
     np.testing.assert_array_equal(image[0, 0], pixels)
 
 
-@pytest.mark.parametrize("syntax", ["HTJ2KLossless", "HTJ2KLosslessRPCL", "HTJ2K"])
-def test_high_throughput_jpeg_2000_goes_to_openjpeg(put, syntax):
-    """No encoder of HTJ2K is free here: OpenJPEG reads plain JPEG 2000 under these names too."""
-    pixels = noise(np.int16, 16)
+# Codestreams (ISO/IEC 15444-15) of ``slope``, written by OpenJPH 0.26, which has no package here.
+UNSIGNED_HTJ2K = b64decode(
+    "/0//UQApQAAAAAAJAAAACAAAAAAAAAAAAAAACQAAAAgAAAAAAAAAAAABDwEB/1AACAACAAAACv9SAAwAAgABAAUE"
+    "BEAB/1wAEyCIkJCQkJCQkJCQkJCQiIiI/2QAFwABT3BlbkpQSCBWZXIgMC4yNi4zLv+QAAoAAAAAAEgAAf+TwAAl"
+    "LQUHdAAAwAASgM4Ah3QAoAAJwFCh/gBiNACgAAqQpCTSAAAAd1YAoAAVgEgEQZDgBEYQgey4AP/Z"
+)
+SIGNED_HTJ2K = b64decode(
+    "/0//UQApQAAAAAAJAAAACAAAAAAAAAAAAAAACQAAAAgAAAAAAAAAAAABjwEB/1AACAACAAAACv9SAAwAAgABAAUE"
+    "BEAB/1wAEyCIkJCQkJCQkJCQkJCQiIiI/2QAFwABT3BlbkpQSCBWZXIgMC4yNi4zLv+QAAoAAAAAAEgAAf+TwAAl"
+    "FQIHdAAAwAASgM4Ah3QAoAAJwFCh/gBiNACgAAqQpCTSAAAAd1YAoAAVgEgEQZDgBEYQgey4AP/Z"
+)
 
-    def compress(dataset):
-        dataset.compress(pydicom.uid.JPEG2000Lossless, generate_instance_uid=False)
+
+def slope(dtype):
+    values = np.add.outer(np.arange(8) * 37, np.arange(9) * 5)
+    return (values if np.dtype(dtype).kind == "u" else values - 500).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "codestream"), [(np.uint16, UNSIGNED_HTJ2K), (np.int16, SIGNED_HTJ2K)]
+)
+@pytest.mark.parametrize("syntax", ["HTJ2KLossless", "HTJ2KLosslessRPCL", "HTJ2K"])
+def test_high_throughput_jpeg_2000_is_read(put, syntax, dtype, codestream):
+    pixels = slope(dtype)
+
+    def replace_pixels(dataset):
+        dataset.PixelData = encapsulate([codestream])
         dataset.file_meta.TransferSyntaxUID = getattr(pydicom.uid, syntax)
 
-    np.testing.assert_array_equal(
-        only(put(pixels, change=compress)).read().image_czyx[0, 0], pixels
-    )
+    image = only(put(pixels, change=replace_pixels)).read().image_czyx
+    np.testing.assert_array_equal(image[0, 0], pixels)
 
 
 @pytest.mark.parametrize("syntax", ["JPEGLossless", "JPEGLosslessSV1"])
