@@ -3,6 +3,7 @@
 import os
 import secrets
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,7 +15,8 @@ from federation.documents import parse_document, read_yaml
 from federation.errors import FederationError, LedgerError, Refused
 from federation.experiment import Experiment
 from federation.files import private_folder, write_atomically
-from federation.ledger.filter import BudgetPolicy
+from federation.forecast import Budget
+from federation.ledger.filter import BudgetPolicy, FilterState
 from federation.ledger.keys import SiteKey
 from federation.ledger.ledger import Ledger
 from federation.messages import Description
@@ -45,9 +47,13 @@ class Site(SiteData):
         return self.config.state / "site.log"
 
     def log_failure(self, what: str) -> None:
-        """Append the current exception with its traceback to the site's log."""
+        """Append the current exception with its traceback to the site's log.
+
+        A log that cannot be written raises nothing: what is told here may depend on one subject,
+        and a round that failed because of it would tell the hub.
+        """
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        with os.fdopen(os.open(self.log_path, flags, 0o600), "a") as log:
+        with suppress(OSError), os.fdopen(os.open(self.log_path, flags, 0o600), "a") as log:
             log.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {what} failed\n")
             log.write(traceback.format_exc() + "\n")
 
@@ -236,23 +242,39 @@ def open_existing(path: Path) -> SiteData:
     return open_site(path) if has_ledger(data.config) else data
 
 
+def budget_of(path: Path, experiment_digest: str) -> Budget:
+    """Return the filter of a site as it stands for an experiment; before its first ledger, empty.
+
+    Raises:
+        FederationError: See ``open_site``.
+    """
+    config = load_site_config(path)
+    if not has_ledger(config):
+        return Budget(config.site, _policy_of(config), FilterState(), FilterState())
+    ledger = open_site(path).ledger
+    return Budget(ledger.site, ledger.policy, ledger.state, ledger.promised(experiment_digest))
+
+
 def has_ledger(config: SiteConfig) -> bool:
     """Tell whether the budget of this site is fixed already."""
     return (config.state / LEDGER).exists()
 
 
 def _new_ledger(config: SiteConfig, key: SiteKey) -> Ledger:
-    policy = config.policy
-    budget = BudgetPolicy.of(
-        policy.epsilon, policy.delta, allow_unprotected=config.allows_unprotected
-    )
     return Ledger.create(
         config.state / LEDGER,
         key,
-        budget,
+        _policy_of(config),
         config.dataset,
         site=config.site,
         declaration=config.declaration,
+    )
+
+
+def _policy_of(config: SiteConfig) -> BudgetPolicy:
+    policy = config.policy
+    return BudgetPolicy.of(
+        policy.epsilon, policy.delta, allow_unprotected=config.allows_unprotected
     )
 
 

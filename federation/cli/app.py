@@ -9,6 +9,7 @@ from rich.console import Console
 
 from data_adapters.errors import DataError
 from federation.cli.audit import app as audit_app
+from federation.cli.budget import app as budget_app
 from federation.cli.demo import demo
 from federation.cli.run import run
 from federation.cli.site import app as site_app
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.command("demo")(demo)
 app.command("run")(run)
 app.add_typer(site_app, name="site")
+app.add_typer(budget_app, name="budget")
 app.add_typer(audit_app, name="audit")
 
 

@@ -182,11 +182,15 @@ class Book:
 
     def fits(self, event: Event, experiment_digest: str) -> bool:
         """Tell whether ``event`` fits beside what other open approvals have still reserved."""
+        return self.promised(experiment_digest).admits(self.policy, event)
+
+    def promised(self, experiment_digest: str) -> FilterState:
+        """Return the state with every round that is reserved for other experiments."""
         state = self.state
         for digest, approval in self.approvals.items():
             if digest != experiment_digest and approval.rounds_reserved:
                 state = state.after(approval.event.times(approval.rounds_reserved))
-        return state.admits(self.policy, event)
+        return state
 
     def totals_after(self, event: Event) -> list[float]:
         """Return every order's total once ``event`` is charged."""

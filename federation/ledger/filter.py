@@ -289,14 +289,23 @@ class FilterState:
         return min(rdp_to_epsilon(total, order, delta) for total, order, delta in parts)
 
 
+_NOTHING_SPENT = FilterState()
+
+
 def calibrate_noise_multiplier(
-    policy: BudgetPolicy, *, sampling_rate: float, steps: int, tolerance: float = 1e-3
+    policy: BudgetPolicy,
+    *,
+    sampling_rate: float,
+    steps: int,
+    tolerance: float = 1e-3,
+    spent: FilterState = _NOTHING_SPENT,
 ) -> float:
     """Return the smallest noise multiplier, rounded up, with which ``steps`` steps are admitted.
 
     Args:
         steps: All noised steps of the run, over every round and permitted retry.
         tolerance: The answer is a whole multiple of this.
+        spent: What was charged before; the steps get what is left.
 
     Raises:
         ValueError: No noise multiplier in range is enough for this epsilon.
@@ -306,7 +315,12 @@ def calibrate_noise_multiplier(
     """
     low, high = NOISE_MULTIPLIER_RANGE
     enough, too_little = int(high / tolerance), max(1, round(low / tolerance)) - 1
-    if not _fits(policy, sampling_rate, enough * tolerance, steps):
+
+    def fits(multiple: int) -> bool:
+        event = PoissonGaussian(sampling_rate, _rounded(multiple * tolerance), steps)
+        return spent.admits(policy, event)
+
+    if not fits(enough):
         raise ValueError(
             f"No noise multiplier up to {high:g} makes {steps} steps at sampling rate "
             f"{sampling_rate:g} fit epsilon {policy.epsilon:g} at delta {policy.delta:g}. "
@@ -314,16 +328,11 @@ def calibrate_noise_multiplier(
         )
     while enough - too_little > 1:
         middle = (enough + too_little) // 2
-        if _fits(policy, sampling_rate, middle * tolerance, steps):
+        if fits(middle):
             enough = middle
         else:
             too_little = middle
     return _rounded(enough * tolerance)
-
-
-def _fits(policy: BudgetPolicy, sampling_rate: float, noise: float, steps: int) -> bool:
-    event = PoissonGaussian(sampling_rate, _rounded(noise), steps)
-    return FilterState().admits(policy, event)
 
 
 def _rounded(noise: float) -> float:

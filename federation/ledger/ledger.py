@@ -143,6 +143,10 @@ class Ledger:
         """Tell whether ``event`` could be approved now, beside what is reserved for others."""
         return self._current().fits(event, experiment_digest)
 
+    def promised(self, experiment_digest: str) -> FilterState:
+        """Return what was charged, and what is reserved for experiments other than this one."""
+        return self._current().promised(experiment_digest)
+
     def approval_for(self, experiment_digest: str, *, used_up: bool = False) -> Record | None:
         """Return the experiment's newest approval, if it has charges left.
 

@@ -189,6 +189,9 @@ check_run = _matches("[A-Za-z0-9._-]{1,64}", "1 to 64 letters, digits, '.', '_' 
 check_seq = count_to(10**9)
 check_round = count_to(10**6)
 
+# Name and value, among a release's versions, of noise that protects nobody: see privacy/random.
+INSECURE_RANDOMNESS = ("randomness", "insecure-test")
+
 # A declaration is that of data which are of no human subject; it stands right after the genesis.
 NOTES = ("declaration", "exclusion", "purge")
 REFUSALS = ("not_approved", "approval_used_up", "budget", "equivocation", "lost")

@@ -1,0 +1,112 @@
+"""Tables of ``cohortium budget``. No decisions here."""
+
+from collections.abc import Callable, Sequence
+from math import floor
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from federation.cli.show import epsilon
+from federation.forecast import Forecast, Point
+from federation.spending import NOT_COVERED, Spending
+
+_console = Console()
+
+
+def forecast(name: str, found: Forecast) -> None:
+    """Say what a run costs, then what its neighbours would."""
+    _console.print(_sentence(name, found), highlight=False)
+    _console.print(
+        f"{found.charges} rounds and permitted repeats, {found.steps} steps in all, sampling rate "
+        f"{found.sampling_rate:g}, noise {found.noise_multiplier:g} x clip norm, delta "
+        f"{found.delta:g}.\n",
+        highlight=False,
+    )
+    _table("More or fewer rounds", "rounds", found.by_rounds, found.limit)
+    _table("More or less noise", "noise multiplier", found.by_noise, found.limit)
+    _table("Other sampling rates", "sampling rate", found.by_sampling_rate, found.limit)
+    _wanted(found)
+
+
+def _sentence(name: str, found: Forecast) -> str:
+    cost, left = epsilon(found.cost), _left(found.left)
+    if found.admitted:
+        more = f"{found.more_runs} more such run{'' if found.more_runs == 1 else 's'}"
+        return (
+            f"[bold]{found.site}[/]: '{name}' costs epsilon [bold]{cost}[/] of the {left} left "
+            f"(limit {epsilon(found.limit)}); {more} would fit after it."
+        )
+    way = (
+        f"it would fit with a noise multiplier of {found.noise_that_fits:g}"
+        if found.noise_that_fits
+        else "no amount of noise makes so many steps fit"
+    )
+    return (
+        f"[bold]{found.site}[/]: '{name}' [bold red]does not fit[/]: it costs epsilon {cost} and "
+        f"{left} is left (limit {epsilon(found.limit)}); {way}."
+    )
+
+
+def _left(value: float) -> str:
+    """Return what is left with two decimals, rounded down."""
+    return f"{floor(value * 100) / 100:.2f}"
+
+
+def _table(title: str, heading: str, points: Sequence[Point], limit: float) -> None:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for text in (heading, "epsilon of the run alone"):
+        table.add_column(text, justify="right")
+    for point in points:
+        cost = "-" if point.epsilon is None else epsilon(point.epsilon)
+        over = point.epsilon is None or point.epsilon > limit
+        table.add_row(f"{point.value:g}", f"[red]{cost}[/]" if over else cost)
+    _console.print(table)
+
+
+def _wanted(found: Forecast) -> None:
+    table = Table(title="Noise for a wanted epsilon", title_justify="left", box=SIMPLE_HEAD)
+    for text in ("epsilon", "noise multiplier"):
+        table.add_column(text, justify="right")
+    for point in found.noise_for:
+        noise = "-" if point.noise_multiplier is None else f"{point.noise_multiplier:g}"
+        table.add_row(f"{point.value:g}", noise)
+    _console.print(table)
+
+
+def spending(found: Spending, name_of: Callable[[str], str]) -> None:
+    """Show the filter's state, by experiment and by month, and what it does not cover."""
+    _console.print(
+        f"[bold]{found.site}[/]: each protected subject is promised epsilon at most "
+        f"[bold]{epsilon(found.limit)}[/] at delta {found.delta:g}, over all experiments.\n"
+        f"The filter stands at {epsilon(found.spent)}; with what is approved and not charged yet "
+        f"at {epsilon(found.promised)}; {_left(found.left)} is left.\n",
+        highlight=False,
+    )
+    table = Table(title="By experiment", title_justify="left", box=SIMPLE_HEAD)
+    for text in ("experiment", "digest", "charges", "sent", "first", "last", "epsilon alone"):
+        table.add_column(text)
+    for share in found.experiments:
+        table.add_row(
+            name_of(share.experiment_digest),
+            share.experiment_digest.removeprefix("sha256:")[:12],
+            str(share.charges),
+            str(share.releases),
+            share.first[:10],
+            share.last[:10],
+            epsilon(share.epsilon),
+        )
+    _console.print(table)
+    _months(found)
+    _console.print("Not covered:", highlight=False)
+    for line in NOT_COVERED:
+        _console.print(f"- {line}", highlight=False)
+
+
+def _months(found: Spending) -> None:
+    table = Table(title="By month", title_justify="left", box=SIMPLE_HEAD)
+    for text in ("month", "charges", "filter at its end"):
+        table.add_column(text, justify="right")
+    for month in found.months:
+        table.add_row(month.month, str(month.charges), epsilon(month.epsilon))
+    _console.print(table)
