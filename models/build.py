@@ -5,18 +5,30 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.networks.nets import DenseNet, SegResNet, UNet
+from monai.networks.nets import AttentionUnet, DenseNet, DynUNet, ResNet, SegResNet, UNet
 from torch import nn
 
+from models.dp_safe import make_dp_safe, standardise_weights
 from models.errors import ModelError
-from models.specs import AnyModel, DenseNetSpec, UNetSpec
+from models.specs import (
+    AnyModel,
+    AttentionUnetSpec,
+    DenseNetSpec,
+    DynUNetSpec,
+    ResNetSpec,
+    SegResNetSpec,
+    UNetSpec,
+)
 
 _UNET_NORMS = {
     "instance": ("instance", {"affine": False}),
     "group": ("group", {"num_groups": 4}),
     "batch": "batch",
 }
-# Not MONAI's ResNet: in 1.6 it keeps BatchNorm in its blocks whatever ``norm`` says.
+_DYNUNET_NORMS = {
+    "instance": ("instance", {"affine": True}),
+    "group": ("group", {"num_groups": 4}),
+}
 _DENSENET_NORM = ("group", {"num_groups": 4})
 
 
@@ -32,24 +44,42 @@ def build_network(spec: AnyModel, *, num_classes: int, seed: int = 0) -> nn.Modu
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return _make(spec, num_classes)
+            network = _make(spec, num_classes)
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"MONAI cannot build this {spec.kind}: {error}") from error
+    return standardise_weights(network) if spec.weight_standardisation else network
 
 
 def _make(spec: AnyModel, num_classes: int) -> nn.Module:
-    if isinstance(spec, DenseNetSpec):
-        return _densenet(spec, num_classes)
-    if isinstance(spec, UNetSpec):
-        return UNet(
-            spatial_dims=spec.spatial_dims,
-            in_channels=spec.in_channels,
-            out_channels=num_classes,
-            channels=spec.channels,
-            strides=spec.strides,
-            num_res_units=spec.num_res_units,
-            norm=_UNET_NORMS[spec.norm],
-        )
+    match spec:
+        case UNetSpec():
+            return _unet(spec, num_classes)
+        case SegResNetSpec():
+            return _segresnet(spec, num_classes)
+        case DynUNetSpec():
+            return _dynunet(spec, num_classes)
+        case DenseNetSpec():
+            return _densenet(spec, num_classes)
+        # These two keep BatchNorm in MONAI 1.6, whatever they are asked for.
+        case AttentionUnetSpec():
+            return make_dp_safe(_attention_unet(spec, num_classes))[0]
+        case ResNetSpec():
+            return make_dp_safe(_resnet(spec, num_classes))[0]
+
+
+def _unet(spec: UNetSpec, num_classes: int) -> nn.Module:
+    return UNet(
+        spatial_dims=spec.spatial_dims,
+        in_channels=spec.in_channels,
+        out_channels=num_classes,
+        channels=spec.channels,
+        strides=spec.strides,
+        num_res_units=spec.num_res_units,
+        norm=_UNET_NORMS[spec.norm],
+    )
+
+
+def _segresnet(spec: SegResNetSpec, num_classes: int) -> nn.Module:
     return SegResNet(
         spatial_dims=spec.spatial_dims,
         in_channels=spec.in_channels,
@@ -57,6 +87,44 @@ def _make(spec: AnyModel, num_classes: int) -> nn.Module:
         init_filters=spec.init_filters,
         blocks_down=spec.blocks_down,
         blocks_up=spec.blocks_up,
+    )
+
+
+def _dynunet(spec: DynUNetSpec, num_classes: int) -> nn.Module:
+    return DynUNet(
+        spatial_dims=spec.spatial_dims,
+        in_channels=spec.in_channels,
+        out_channels=num_classes,
+        kernel_size=[3] * len(spec.channels),
+        strides=[1, *spec.strides],
+        upsample_kernel_size=list(spec.strides),
+        filters=spec.channels,
+        norm_name=_DYNUNET_NORMS[spec.norm],
+        res_block=spec.res_block,
+    )
+
+
+def _attention_unet(spec: AttentionUnetSpec, num_classes: int) -> nn.Module:
+    return AttentionUnet(
+        spatial_dims=spec.spatial_dims,
+        in_channels=spec.in_channels,
+        out_channels=num_classes,
+        channels=spec.channels,
+        strides=spec.strides,
+    )
+
+
+def _resnet(spec: ResNetSpec, num_classes: int) -> nn.Module:
+    return ResNet(
+        spec.block,
+        list(spec.blocks),
+        list(spec.channels),
+        spatial_dims=spec.spatial_dims,
+        n_input_channels=spec.in_channels,
+        conv1_t_size=spec.first_kernel,
+        conv1_t_stride=spec.first_stride,
+        no_max_pool=not spec.max_pool,
+        num_classes=num_classes,
     )
 
 
@@ -73,12 +141,24 @@ def _densenet(spec: DenseNetSpec, num_classes: int) -> nn.Module:
 
 
 def weights_of(network: nn.Module) -> dict[str, npt.NDArray[np.float32]]:
-    """Return every floating state entry (parameters and buffers) as float32, in model order."""
+    """Return every floating state entry (parameters and buffers) as float32, in model order.
+
+    A tensor that has several names (``DynUNet`` lists its blocks twice) comes under the first.
+    """
     return {
-        name: value.detach().cpu().numpy().astype(np.float32, copy=True)
-        for name, value in network.state_dict().items()
+        name: value.cpu().numpy().astype(np.float32, copy=True)
+        for name, value in _state(network).items()
         if value.is_floating_point()
     }
+
+
+def _state(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Return each tensor of the network once, sharing its memory."""
+    first: dict[int, str] = {}
+    entries = network.state_dict(keep_vars=True)
+    for name, value in entries.items():
+        first.setdefault(id(value), name)
+    return {name: entries[name].detach() for name in first.values()}
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, npt.NDArray[np.float32]]) -> None:
@@ -95,7 +175,7 @@ def load_weights(network: nn.Module, weights: Mapping[str, npt.NDArray[np.float3
             f"{len(wrong)} weights do not fit this network (first: {wrong[0]!r}, "
             f"expected {expected.get(wrong[0])}, got {given.get(wrong[0])})."
         )
-    state = network.state_dict()
+    state = _state(network)
     for name, array in weights.items():
         state[name].copy_(torch.from_numpy(np.array(array, dtype=np.float32)))
 

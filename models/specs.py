@@ -3,15 +3,64 @@
 Torch-free, so that an experiment can be read where no torch is installed.
 """
 
+from abc import ABC, abstractmethod
+from math import prod
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    model_serializer,
+    model_validator,
+)
 
 Count = Annotated[int, Field(ge=1, le=4096)]
 
 
-class _Spec(BaseModel):
+Blocks = Annotated[int, Field(ge=1, le=64)]
+Levels = Annotated[tuple[Count, ...], Field(min_length=2, max_length=8)]
+Strides = Annotated[tuple[Count, ...], Field(min_length=1, max_length=7)]
+
+
+class _Spec(BaseModel, ABC):
+    """What every network can say.
+
+    Attributes:
+        weight_standardisation: Convolutions with weights of mean 0 and fixed deviation
+            (arXiv 1903.10520), which helps small noisy batches. Written out only where it is on,
+            so that the digests of experiments from before it stay what they were.
+    """
+
     model_config = ConfigDict(extra="forbid", frozen=True)
+    weight_standardisation: bool = False
+
+    @property
+    def classifies(self) -> bool:
+        """Tell whether there is one output an image; else there is one a voxel."""
+        return False
+
+    @property
+    @abstractmethod
+    def downsampling(self) -> int:
+        """Return what every axis of a grid must divide by; 1: any grid not too small."""
+
+    @model_serializer(mode="wrap")
+    def _without_unused_options(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = plain(self)
+        if not self.weight_standardisation:
+            values.pop("weight_standardisation", None)
+        return values
+
+
+def _require_strides_between(channels: tuple[int, ...], strides: tuple[int, ...]) -> None:
+    if len(strides) != len(channels) - 1:
+        raise ValueError(
+            f"strides has {len(strides)} entries for {len(channels)} channels; "
+            f"give {len(channels) - 1}, one between each two levels"
+        )
 
 
 class UNetSpec(_Spec):
@@ -27,19 +76,20 @@ class UNetSpec(_Spec):
     kind: Literal["unet"] = "unet"
     spatial_dims: Literal[2, 3]
     in_channels: Count = 1
-    channels: tuple[Count, ...] = Field(min_length=2, max_length=8)
-    strides: tuple[Count, ...] = Field(min_length=1, max_length=7)
+    channels: Levels
+    strides: Strides
     num_res_units: Annotated[int, Field(ge=0, le=8)] = 0
     norm: Literal["instance", "group", "batch"] = "instance"
 
     @model_validator(mode="after")
     def _one_stride_between_levels(self) -> "UNetSpec":
-        if len(self.strides) != len(self.channels) - 1:
-            raise ValueError(
-                f"strides has {len(self.strides)} entries for {len(self.channels)} channels; "
-                f"give {len(self.channels) - 1}, one between each two levels"
-            )
+        _require_strides_between(self.channels, self.strides)
         return self
+
+    @property
+    def downsampling(self) -> int:
+        """Return the product of the strides."""
+        return prod(self.strides)
 
 
 class SegResNetSpec(_Spec):
@@ -61,8 +111,82 @@ class SegResNetSpec(_Spec):
             )
         return self
 
+    @property
+    def downsampling(self) -> int:
+        """Return 2 for each level but the first."""
+        return int(2 ** (len(self.blocks_down) - 1))
 
-class DenseNetSpec(_Spec):
+
+class DynUNetSpec(_Spec):
+    """MONAI ``DynUNet``, the network of nnU-Net (arXiv 1809.10486), kernels of 3 voxels.
+
+    Attributes:
+        channels: Feature maps per level, top first.
+        strides: Downsampling between levels; one fewer than ``channels``.
+        res_block: Residual blocks instead of plain ones.
+        norm: ``instance`` with learnt scale, as nnU-Net has it, or ``group``.
+    """
+
+    kind: Literal["dynunet"] = "dynunet"
+    spatial_dims: Literal[2, 3]
+    in_channels: Count = 1
+    channels: Annotated[
+        tuple[Annotated[int, Field(ge=4, le=4096, multiple_of=4)], ...],
+        Field(min_length=3, max_length=8),
+    ]
+    strides: Strides
+    res_block: bool = False
+    norm: Literal["instance", "group"] = "instance"
+
+    @model_validator(mode="after")
+    def _one_stride_between_levels(self) -> "DynUNetSpec":
+        _require_strides_between(self.channels, self.strides)
+        return self
+
+    @property
+    def downsampling(self) -> int:
+        """Return the product of the strides."""
+        return prod(self.strides)
+
+
+class AttentionUnetSpec(_Spec):
+    """MONAI ``AttentionUnet`` (arXiv 1804.03999), its BatchNorm replaced by GroupNorm.
+
+    Attributes:
+        channels: Feature maps per level, top first.
+        strides: Downsampling between levels; one fewer than ``channels``.
+    """
+
+    kind: Literal["attention_unet"] = "attention_unet"
+    spatial_dims: Literal[2, 3]
+    in_channels: Count = 1
+    channels: Levels
+    strides: Strides
+
+    @model_validator(mode="after")
+    def _one_stride_between_levels(self) -> "AttentionUnetSpec":
+        _require_strides_between(self.channels, self.strides)
+        return self
+
+    @property
+    def downsampling(self) -> int:
+        """Return the product of the strides."""
+        return prod(self.strides)
+
+
+class _Classifier(_Spec):
+    @property
+    def classifies(self) -> bool:
+        """Tell that there is one output an image."""
+        return True
+
+    @property
+    def downsampling(self) -> int:
+        """Return 1: pooling takes any grid that is not too small."""
+        return 1
+
+
+class DenseNetSpec(_Classifier):
     """MONAI ``DenseNet`` (Huang et al. 2017, arXiv 1608.06993), a classifier, with GroupNorm.
 
     The first layers halve the grid twice, and each block but the last halves it again.
@@ -77,9 +201,7 @@ class DenseNetSpec(_Spec):
     in_channels: Count = 1
     init_features: Annotated[int, Field(ge=8, le=256, multiple_of=8)] = 16
     growth: Annotated[int, Field(ge=8, le=128, multiple_of=8)] = 8
-    block_layers: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(
-        default=(2, 4, 4), min_length=1, max_length=6
-    )
+    block_layers: tuple[Blocks, ...] = Field(default=(2, 4, 4), min_length=1, max_length=6)
 
     @model_validator(mode="after")
     def _features_divide_into_groups(self) -> "DenseNetSpec":
@@ -95,7 +217,32 @@ class DenseNetSpec(_Spec):
         return self
 
 
-AnyModel = UNetSpec | SegResNetSpec | DenseNetSpec
+class ResNetSpec(_Classifier):
+    """MONAI ``ResNet`` (arXiv 1512.03385), a classifier, its BatchNorm replaced by GroupNorm.
+
+    Four stages; each but the first halves the grid.
+
+    Attributes:
+        channels: Feature maps of each stage; the last layer of a bottleneck block has four times
+            as many.
+        blocks: Residual blocks of each stage.
+        first_kernel: Voxels along each axis of the first convolution.
+        first_stride: By which it divides the grid.
+        max_pool: Halve the grid once more before the first stage.
+    """
+
+    kind: Literal["resnet"] = "resnet"
+    spatial_dims: Literal[2, 3]
+    in_channels: Count = 1
+    block: Literal["basic", "bottleneck"] = "basic"
+    channels: tuple[Count, Count, Count, Count] = (16, 32, 64, 128)
+    blocks: tuple[Blocks, Blocks, Blocks, Blocks] = (1, 1, 1, 1)
+    first_kernel: Literal[3, 5, 7] = 3
+    first_stride: Literal[1, 2] = 1
+    max_pool: bool = False
+
+
+AnyModel = UNetSpec | SegResNetSpec | DynUNetSpec | AttentionUnetSpec | DenseNetSpec | ResNetSpec
 ModelSpec = Annotated[AnyModel, Field(discriminator="kind")]
 _ADAPTER: TypeAdapter[AnyModel] = TypeAdapter(ModelSpec)
 
