@@ -1,21 +1,23 @@
 """The experiment: everything about a run that is public. It travels, and its digest names it."""
 
-from math import prod
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from data_adapters.inputs import InputSpec, PatchInput
 from federation.canonical import digest
 from federation.data_use import DataUse
 from federation.documents import Strict, load_document
-from models.specs import AnyModel, DenseNetSpec, ModelSpec, UNetSpec
+from models.specs import ModelSpec
 
 Name = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f]+$")]
 Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Probability = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+NameStart = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_.]+$")]
+Trainable = Literal["all", "head"] | tuple[NameStart, ...]
 
 
 class _Task(Strict):
@@ -89,32 +91,114 @@ class CrossEntropy(Strict):
     kind: Literal["cross_entropy"] = "cross_entropy"
 
 
-class Sgd(Strict):
-    """Plain stochastic gradient descent, no momentum."""
+class _Grown(Strict):
+    """A value that got settings after experiments had been signed.
 
-    kind: Literal["sgd"] = "sgd"
+    At their defaults the new ones are left out when it is written, so that the digest of an
+    experiment from before is what it was.
+    """
+
+    added: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_added_defaults(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = write(self)
+        fields = type(self).model_fields
+        usual = [name for name in self.added if getattr(self, name) == fields[name].default]
+        return {name: value for name, value in values.items() if name not in usual}
+
+
+class _Optimizer(_Grown):
+    """What every optimiser can say.
+
+    Attributes:
+        weight_decay: Added to the gradient, times the weights, after noise; off the weights
+            themselves in ``dp_adam``.
+    """
+
+    added: ClassVar[tuple[str, ...]] = ("weight_decay",)
     learning_rate: Positive
+    weight_decay: NotNegative = 0.0
 
 
-class Adam(Strict):
+class Sgd(_Optimizer):
+    """Stochastic gradient descent; momentum sums what has been noised already."""
+
+    added: ClassVar[tuple[str, ...]] = ("momentum", "weight_decay")
+    kind: Literal["sgd"] = "sgd"
+    momentum: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
+
+
+class Adam(_Optimizer):
     """Adam (arXiv 1412.6980) at its usual betas; its state starts afresh each round."""
 
     kind: Literal["adam"] = "adam"
-    learning_rate: Positive
 
 
-class FedAvg(Strict):
+class DpAdam(_Optimizer):
+    """Adam whose second moment is freed of the noise in it: DP-AdamBC (arXiv 2312.14334).
+
+    Attributes:
+        floor: Least value of the corrected second moment, gamma' in the paper. The largest
+            step is learning_rate / sqrt(floor) times the first moment.
+    """
+
+    kind: Literal["dp_adam"] = "dp_adam"
+    floor: Positive = 1e-8
+
+
+class Augment(Strict):
+    """Versions of each image inside its subject's mean gradient, at no cost in privacy.
+
+    Attributes:
+        copies: Versions of each image (augmentation multiplicity, arXiv 2204.13650).
+        flips: Axes along which a version is flipped by a fair coin.
+        shift_voxels: Furthest shift along each axis, either way, and at most half of it; what
+            comes in is zero.
+        intensity: Values are multiplied by 1 + u and moved by v; u and v are within this.
+    """
+
+    copies: Annotated[int, Field(ge=1, le=64)] = 1
+    flips: tuple[Literal["z", "y", "x"], ...] = ()
+    shift_voxels: Annotated[int, Field(ge=0, le=64)] = 0
+    intensity: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @property
+    def changes_anything(self) -> bool:
+        """Tell whether a version can differ from its image."""
+        return bool(self.flips or self.shift_voxels or self.intensity)
+
+    @model_validator(mode="after")
+    def _copies_differ(self) -> Self:
+        if self.copies > 1 and not self.changes_anything:
+            raise ValueError(
+                "copies of an image are all the same; give flips, shift_voxels or "
+                "intensity, or leave copies out"
+            )
+        return self
+
+
+class FedAvg(_Grown):
     """Federated averaging (arXiv 1602.05629) with equal weights for sites.
 
     Attributes:
         steps_per_round: Optimiser steps at each site in each round.
+        retries: Repeats of lost rounds that each site pays for beforehand: a repeat draws fresh
+            noise, so that it costs what a round costs.
         min_sites: A round with fewer valid updates ends the run with an error.
     """
 
+    added: ClassVar[tuple[str, ...]] = ("retries",)
     kind: Literal["fedavg"] = "fedavg"
     rounds: Annotated[int, Field(ge=1, le=10_000)]
+    retries: Annotated[int, Field(ge=0, le=1_000)] = 0
     steps_per_round: Annotated[int, Field(ge=1, le=100_000)]
     min_sites: Annotated[int, Field(ge=1, le=1_000)] = 1
+
+    @property
+    def charges(self) -> int:
+        """Return the most rounds that a site may be asked to pay for, repeats included."""
+        return self.rounds + self.retries
 
 
 class SubjectDP(Strict):
@@ -135,7 +219,8 @@ class SubjectDP(Strict):
     delta: Annotated[float, Field(gt=0, lt=0.1, allow_inf_nan=False)]
     sampling_rate: Probability
     expected_batch: Positive
-    clip_norm: Positive = 1.0
+    # Far below, what the second clip adds to a norm (1e-6, Opacus) would shrink everybody.
+    clip_norm: Annotated[float, Field(ge=1e-4, allow_inf_nan=False)] = 1.0
 
 
 class NoPrivacy(Strict):
@@ -149,13 +234,25 @@ class NoPrivacy(Strict):
 Task = Annotated[SegmentationTask | ClassificationTask, Field(discriminator="kind")]
 AnyLoss = DiceCrossEntropy | ForegroundDice | CrossEntropy
 Loss = Annotated[AnyLoss, Field(discriminator="kind")]
-Optimizer = Annotated[Sgd | Adam, Field(discriminator="kind")]
+Optimizer = Annotated[Sgd | Adam | DpAdam, Field(discriminator="kind")]
 Privacy = Annotated[SubjectDP | NoPrivacy, Field(discriminator="kind")]
 
 
-class Experiment(Strict):
-    """One federated experiment. See ``configs/demo.yaml`` for a commented one."""
+_FITTING = {
+    "segmentation": ("unet", "segresnet", "dynunet", "attention_unet"),
+    "classification": ("densenet", "resnet"),
+}
 
+
+class Experiment(_Grown):
+    """One federated experiment. See ``configs/demo.yaml`` for a commented one.
+
+    Attributes:
+        trainable: Which parameters are trained: ``all``, ``head`` (the last layer that has
+            weights) or a list of how their names begin. The others stay as they arrive.
+    """
+
+    added: ClassVar[tuple[str, ...]] = ("augment", "trainable")
     format: Literal["cohortium-experiment/1"]
     name: Identifier
     purpose: Annotated[str, Field(min_length=1, max_length=1_000)]
@@ -163,14 +260,19 @@ class Experiment(Strict):
     task: Task
     input: InputSpec
     model: ModelSpec
+    augment: Augment = Augment()
     loss: Loss = DiceCrossEntropy()
     optimizer: Optimizer
+    trainable: Trainable = "all"
     algorithm: FedAvg
     privacy: Privacy
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     def digest(self) -> str:
-        """Return ``"sha256:<hex>"`` over every field, defaults written out."""
+        """Return ``"sha256:<hex>"`` over every field, defaults written out.
+
+        Not so the defaults of settings that came later: see ``_Grown``.
+        """
         return digest(self.model_dump(mode="json"))
 
     @model_validator(mode="before")
@@ -185,16 +287,22 @@ class Experiment(Strict):
     @model_validator(mode="after")
     def _model_fits_task(self) -> Self:
         classifies = isinstance(self.task, ClassificationTask)
-        if classifies != isinstance(self.model, DenseNetSpec):
-            fitting = "densenet" if classifies else "unet or segresnet"
+        if classifies != self.model.classifies:
             raise ValueError(
                 f"model kind '{self.model.kind}' does not fit a task of {self.task.kind}; "
-                f"use {fitting}"
+                f"use {' or '.join(_FITTING[self.task.kind])}"
             )
         if classifies and not isinstance(self.loss, CrossEntropy):
             raise ValueError(f"loss '{self.loss.kind}' is for voxels; use cross_entropy")
         if classifies and isinstance(self.input, PatchInput) and self.input.foreground:
             raise ValueError("input.foreground needs labelled voxels; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _augment_fits_input(self) -> Self:
+        axes = ("z", "y", "x")[-self.input.spatial_dims :]
+        if not set(self.augment.flips) <= set(axes):
+            raise ValueError(f"augment.flips may name {', '.join(axes)} on this input")
         return self
 
     @model_validator(mode="after")
@@ -209,22 +317,13 @@ class Experiment(Strict):
                 f"model.in_channels is {self.model.in_channels} but images have "
                 f"{self.input.num_channels} (named under input.channels; one if none is named)"
             )
-        factor = _downsampling(self.model)
+        factor = self.model.downsampling
         if any(size % factor for size in self.input.shape):
             raise ValueError(
                 f"the input shape {self.input.shape} must divide by {factor}, what the model "
                 "downsamples by, along every axis"
             )
         return self
-
-
-def _downsampling(model: AnyModel) -> int:
-    """Return what a grid must divide by; classifiers take any that is not too small."""
-    if isinstance(model, DenseNetSpec):
-        return 1
-    if isinstance(model, UNetSpec):
-        return prod(model.strides)
-    return int(2 ** (len(model.blocks_down) - 1))
 
 
 def load_experiment(path: Path) -> Experiment:

@@ -1,6 +1,6 @@
 """What a site does with each request: gate, charge, open the data, train, release, reply."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -8,6 +8,7 @@ from data_adapters.errors import DataError
 from data_adapters.manifest import Manifest
 from data_adapters.subjects import SubjectDataset
 from federation.errors import Refused
+from federation.evidence import SelfAudits
 from federation.experiment import Experiment
 from federation.ledger.ledger import RoundKey
 from federation.ledger.receipts import Receipt
@@ -20,17 +21,25 @@ from federation.messages import (
     TrainRequest,
 )
 from federation.privacy.plan import PrivacyPlan, make_plan
-from federation.privacy.random import SecureRandomness
+from federation.privacy.random import Randomness, SecureRandomness, randomness_told
 from federation.scoring import score
 from federation.site import Part, Site, installed_versions
 from federation.site_data import Ingested
-from federation.training import open_dataset, require_fitting_weights, train_locally
+from federation.training import (
+    default_device,
+    open_dataset,
+    require_fitting_weights,
+    require_trainable,
+    train_locally,
+)
 from models.errors import ModelError
 from models.weights import weights_to_bytes
 
 
 def _require_fitting(experiment: Experiment, request: TrainRequest) -> None:
+    """Try the network's behaviour (once in a process) and the weights, before any charge."""
     try:
+        require_trainable(experiment)
         require_fitting_weights(experiment, request.weights)
     except ModelError as error:
         raise Refused("invalid_request", str(error)) from error
@@ -45,11 +54,29 @@ class _Opened:
     dataset: SubjectDataset
 
 
-class LocalRounds:
-    """Answers a hub's requests with one site's data. Implements ``messages.SiteRounds``."""
+@dataclass(frozen=True)
+class _Work:
+    """A round that was charged."""
 
-    def __init__(self, site: Site) -> None:
+    experiment: Experiment
+    plan: PrivacyPlan
+    request: TrainRequest
+    randomness: Randomness
+
+
+class LocalRounds:
+    """Answers a hub's requests with one site's data. Implements ``messages.SiteRounds``.
+
+    Args:
+        randomness: Makes the source of one round's sampling and noise. What any other source than
+            the default has touched is marked in the ledger, which then never verifies.
+    """
+
+    def __init__(
+        self, site: Site, *, randomness: Callable[[], Randomness] = SecureRandomness
+    ) -> None:
         self._site = site
+        self._randomness = randomness
         # Of each experiment and part the newest: what is in memory of an older one is let go.
         self._datasets: dict[tuple[str, Part], _Opened] = {}
 
@@ -106,8 +133,10 @@ class LocalRounds:
         )
         stored = ledger.stored_release(charge)
         if stored is None:
-            payload = self._train_charged(experiment, plan, request, protected)
-            return payload, ledger.release(charge, payload, versions=installed_versions())
+            source = self._randomness()
+            payload = self._train_charged(_Work(experiment, plan, request, source), protected)
+            versions = installed_versions() | randomness_told(source)
+            return payload, ledger.release(charge, payload, versions=versions)
         return stored
 
     @contextmanager
@@ -121,22 +150,29 @@ class LocalRounds:
             self._site.log_failure(what)
             raise Refused("round_failed", f"see {self._site.log_path}") from error
 
-    def _train_charged(
-        self,
-        experiment: Experiment,
-        plan: PrivacyPlan,
-        request: TrainRequest,
-        protected: SubjectDataset,
-    ) -> bytes:
+    def _train_charged(self, work: "_Work", protected: SubjectDataset) -> bytes:
         """Open protected data. From here on every failure looks the same from outside."""
-        update = train_locally(
-            experiment,
-            plan,
-            request.weights,
-            protected,
-            randomness=SecureRandomness(),
-            on_failure=self._site.log_failure,
+        run, log = work.request.run, self._site.log_failure
+        audits = SelfAudits(self._site.config.state, log)
+        audit = audits.open(
+            work.experiment.digest(),
+            run,
+            work.plan,
+            work.randomness,
+            num_subjects=len(protected),
+            device=default_device(),
         )
+        update = train_locally(
+            work.experiment,
+            work.plan,
+            work.request.weights,
+            protected,
+            randomness=work.randomness,
+            on_failure=log,
+            audit=audit,
+        )
+        if audit is not None:
+            audits.keep(work.experiment.digest(), run, audit)
         return weights_to_bytes(update)
 
     def _dataset(self, experiment: Experiment, part: Part, now: Ingested) -> SubjectDataset:

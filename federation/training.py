@@ -1,38 +1,48 @@
 """Training at one site. No flwr here."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.losses import DiceLoss
 from torch import nn
-from torch.nn.functional import cross_entropy, one_hot
 
 from data_adapters.cache import IN_PLACE
 from data_adapters.manifest import Manifest
-from data_adapters.prepare import Record, to_device
+from data_adapters.prepare import Record
 from data_adapters.subjects import SubjectDataset
-from federation.algorithms.fedavg import client_step
-from federation.experiment import (
-    Adam,
-    AnyLoss,
-    ClassificationTask,
-    CrossEntropy,
-    Experiment,
-    ForegroundDice,
-)
+from federation.experiment import ClassificationTask, Experiment, SubjectDP, Trainable
+from federation.losses import as_one_hot, loss_per_image
 from federation.messages import Weights
-from federation.privacy.engine import SubjectOptimizer, subject_gradient
+from federation.privacy.gradients import Losses
 from federation.privacy.plan import PrivacyPlan
 from federation.privacy.random import Randomness
 from federation.privacy.sampling import PoissonSubjects
+from federation.privacy.self_audit import SelfAudit
+from federation.release import release_update, unprotected_update
 from federation.site import Part, Site
+from federation.steps import LocalWork, OnFailure, example_record, stepper
+from models.behaviour import check_behaviour
 from models.build import build_network, load_weights, weights_of
 from models.dp_safe import require_dp_safe
 from models.errors import ModelError
+from models.synthetic import Declared
 
-OnFailure = Callable[[str], None]
+__all__ = [
+    "as_one_hot",
+    "default_device",
+    "freeze_all_but",
+    "initial_weights",
+    "loss_per_image",
+    "network_of",
+    "open_dataset",
+    "predict",
+    "require_data_fits",
+    "require_fitting_weights",
+    "require_trainable",
+    "train_locally",
+]
 
 
 def default_device() -> torch.device:
@@ -49,26 +59,48 @@ def initial_weights(experiment: Experiment) -> Weights:
     return weights_of(network_of(experiment))
 
 
+# Digests of experiments that were tried in this process and passed.
+_TRAINABLE: set[str] = set()
+
+
 def require_trainable(experiment: Experiment) -> None:
-    """Take one step's forward and backward pass on noise, before anybody pays for it.
+    """Try one step on made-up subjects, before anybody pays for it.
+
+    Under privacy it also tries whether one subject reaches another's gradient: see
+    ``models.behaviour``.
 
     Raises:
         ModelError: The network cannot be built, run on this input, or trained under privacy.
     """
+    if experiment.digest() in _TRAINABLE:
+        return
     network = network_of(experiment).train()
-    generator = torch.Generator().manual_seed(0)
-    shape, channels = experiment.input.shape, experiment.input.num_channels
-    labelled = () if isinstance(experiment.task, ClassificationTask) else shape
+    shape, cap = experiment.input.shape, experiment.input.cap
+    losses = partial(loss_per_image, loss=experiment.loss)
     try:
-        for num_images in {1, experiment.input.cap}:
-            images = torch.randn((num_images, channels, *shape), generator=generator)
-            labels = torch.zeros((num_images, *labelled), dtype=torch.uint8)
-            loss_per_image(network, [Record(images, labels)], experiment.loss).mean().backward()
+        for num_images in {1, cap * experiment.augment.copies}:
+            losses(network, [example_record(experiment, num_images)]).mean().backward()
     except (RuntimeError, ValueError) as error:
         raise ModelError(
             f"This {experiment.model.kind} cannot be trained on images of {shape} voxels: "
             f"{' '.join(str(error).split())[:200]}. Use a larger shape or fewer strides."
         ) from error
+    if isinstance(experiment.privacy, SubjectDP):
+        _require_apart(experiment, losses, experiment.privacy.clip_norm)
+    _TRAINABLE.add(experiment.digest())
+
+
+def _require_apart(experiment: Experiment, losses: Losses, clip_norm: float) -> None:
+    inputs = experiment.input
+    declared = Declared(
+        inputs.shape,
+        inputs.num_channels,
+        len(experiment.task.classes),
+        experiment.model.classifies,
+        inputs.cap,
+    )
+    network = network_of(experiment)
+    check_behaviour(network, losses, record=Record, declared=declared, clip_norm=clip_norm)
 
 
 def require_fitting_weights(
@@ -136,6 +168,7 @@ def train_locally(  # noqa: PLR0913 - the last two are named
     *,
     randomness: Randomness,
     on_failure: OnFailure,
+    audit: SelfAudit | None = None,
 ) -> Weights:
     """Run one round's steps at one site and return the update (local minus global weights).
 
@@ -145,22 +178,28 @@ def train_locally(  # noqa: PLR0913 - the last two are named
     Args:
         on_failure: Told, inside an ``except``, that one subject's gradient could not be computed.
             Under a private plan the subject then counts as gradient zero.
+        audit: Follows the steps of a private plan with canaries, which change nothing of the
+            real parameters' sums.
 
     Raises:
         ModelError: The weights do not fit the experiment's network.
+        ReleaseError: What was noised may not leave: it is not finite, or has another shape.
     """
     network = network_of(experiment)
     load_weights(network, weights)
     network.to(default_device()).train()
-    if plan.is_private:
-        step = _private_stepper(experiment, plan, network, randomness, on_failure)
-    else:
-        step = _plain_stepper(experiment, plan, network, randomness)
+    work = LocalWork(experiment, plan, network, randomness, on_failure, audit)
+    step, stepped = stepper(work), work.parameters
+    sampled_from = len(dataset) if audit is None else audit.num_sampled_from
     # No DataLoader: torch's and MONAI's reseed or share one global generator, which would draw the
     # same slices in each round and let one subject change another's.
-    for subjects in PoissonSubjects(len(dataset), plan.sampling_rate, plan.steps, randomness):
-        step(dataset, subjects)
-    return _update(network, weights, only_trained=plan.is_private)
+    for sampled in PoissonSubjects(sampled_from, plan.sampling_rate, plan.steps, randomness):
+        step(dataset, sampled)
+    if not plan.is_private:
+        return unprotected_update(network, weights)
+    if audit is not None:
+        audit.test_noise()
+    return release_update(network, weights, stepped=stepped, on_failure=on_failure)
 
 
 def network_of(experiment: Experiment) -> nn.Module:
@@ -174,109 +213,42 @@ def network_of(experiment: Experiment) -> nn.Module:
     )
     if experiment.privacy.kind == "subject_dp":
         require_dp_safe(network)
+    freeze_all_but(network, experiment.trainable)
     return network
 
 
-def _optimizer(experiment: Experiment, network: nn.Module) -> torch.optim.Optimizer:
-    spec, parameters = experiment.optimizer, _trainable(network)
-    if isinstance(spec, Adam):
-        return torch.optim.Adam(parameters, lr=spec.learning_rate)
-    return torch.optim.SGD(parameters, lr=spec.learning_rate)
+def _head(last: str) -> str:
+    """Return how the names of the last layer begin; its weights may be computed from others.
 
-
-def _trainable(network: nn.Module) -> list[nn.Parameter]:
-    return [p for p in network.parameters() if p.requires_grad]
-
-
-Step = Callable[[SubjectDataset, Sequence[int]], None]
-
-
-def _private_stepper(
-    experiment: Experiment,
-    plan: PrivacyPlan,
-    network: nn.Module,
-    randomness: Randomness,
-    on_failure: OnFailure,
-) -> Step:
-    optimizer = SubjectOptimizer(_optimizer(experiment, network), plan=plan, randomness=randomness)
-    parameters = _trainable(network)
-
-    def gradient(dataset: SubjectDataset, subject: int) -> list[torch.Tensor]:
-        record = dataset.record(subject, randomness.uniforms)
-        loss = loss_per_image(network, [record], experiment.loss).mean()
-        return subject_gradient(loss, parameters)
-
-    def step(dataset: SubjectDataset, subjects: Sequence[int]) -> None:
-        for subject in subjects:
-            try:
-                optimizer.add_subject(gradient(dataset, subject))
-            except Exception:
-                # A failure that depends on one subject would tell the hub that it was sampled,
-                # at no cost: it counts as gradient zero, as NaN does, and only this site's log
-                # knows. What fails for every subject is found before approval.
-                on_failure("a subject's gradient, which counts as zero,")
-        optimizer.release_step()
-
-    return step
-
-
-def _plain_stepper(
-    experiment: Experiment, plan: PrivacyPlan, network: nn.Module, randomness: Randomness
-) -> Step:
-    optimizer = _optimizer(experiment, network)
-
-    def step(dataset: SubjectDataset, subjects: Sequence[int]) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        records = [dataset.record(subject, randomness.uniforms) for subject in subjects]
-        if records:
-            per_image = loss_per_image(network, records, experiment.loss)
-            shares = torch.cat([torch.full((len(r.images),), 1 / len(r.images)) for r in records])
-            (per_image * shares.to(per_image)).sum().div(plan.expected_batch).backward()
-        optimizer.step()
-
-    return step
-
-
-def loss_per_image(network: nn.Module, records: Sequence[Record], loss: AnyLoss) -> torch.Tensor:
-    """Return the loss of each image of the records, shape (images,).
-
-    Dice (Milletari 2016, arXiv 1606.04797) is over one image at a time, never over a batch.
+    >>> _head("out.1.bias"), _head("out.1.parametrizations.weight.original")
+    ('out.1.', 'out.1.')
     """
-    device = next(network.parameters()).device
-    logits = network(torch.cat([to_device(r.images, device) for r in records]))
-    labels = torch.cat([to_device(r.labels, device) for r in records])
-    if isinstance(loss, CrossEntropy):
-        return _cross_entropy(logits, labels)
-    foreground_only = isinstance(loss, ForegroundDice)
-    dice = DiceLoss(softmax=True, include_background=not foreground_only, reduction="none")
-    targets = as_one_hot(labels, logits.shape[1])
-    per_image = dice(logits, targets).flatten(1).mean(1)
-    if foreground_only:
-        return per_image
-    return per_image + cross_entropy(logits, targets, reduction="none").flatten(1).mean(1)
+    layer, is_computed, _ = last.partition(".parametrizations.")
+    return f"{layer if is_computed else last.rpartition('.')[0]}."
 
 
-def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return one value an image: classifiers have one to begin with, else the mean over voxels."""
-    values = cross_entropy(logits, labels.long(), reduction="none")
-    return values.reshape(len(values), -1).mean(1)
+def freeze_all_but(network: nn.Module, trainable: Trainable) -> None:
+    """Leave the gradient to some parameters; the others come back as exactly zero update.
 
+    Args:
+        trainable: ``all``; ``head``, the last layer that has weights; or how names begin.
 
-def as_one_hot(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """Turn class indices (B, *shape) into float one-hot (B, C, *shape)."""
-    return one_hot(labels.long(), num_classes).movedim(-1, 1).float()
-
-
-def _update(
-    network: nn.Module, weights: Mapping[str, npt.NDArray[np.float32]], *, only_trained: bool
-) -> Weights:
-    """Return trained minus received weights; what no noised step touched is exactly zero."""
-    update = client_step(weights, weights_of(network))
-    if only_trained:
-        stepped = {name for name, p in network.named_parameters() if p.requires_grad}
-        for name in update.keys() - stepped:
-            update[name] = np.zeros_like(update[name])
-    return update
+    Raises:
+        ModelError: A beginning that no parameter's name has.
+    """
+    if trainable == "all":
+        return
+    names = [name for name, _ in network.named_parameters()]
+    starts = (_head(names[-1]),) if trainable == "head" else trainable
+    for start in starts:
+        if not any(name.startswith(start) for name in names):
+            raise ModelError(
+                f"trainable names {start!r}, with which no parameter of this network begins; "
+                f"the first is {names[0]!r}, the last {names[-1]!r}. Use head, all, or the "
+                "beginning of a name."
+            )
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(name.startswith(starts))
 
 
 def predict(

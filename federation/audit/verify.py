@@ -12,7 +12,7 @@ from federation.audit.replay import Replay, replay_file
 from federation.ledger.filter import BudgetPolicy, FilterState
 from federation.ledger.keys import fingerprint_of
 from federation.ledger.receipts import Receipt
-from federation.ledger.records import Record
+from federation.ledger.records import INSECURE_RANDOMNESS, Record
 
 Trust = Mapping[str, str] | Collection[str]
 """Fingerprints by site name, or fingerprints alone."""
@@ -198,6 +198,7 @@ def _judge(
 ) -> Verdict:
     site, fingerprint, identity = _identify(replay, trust)
     _check_receipts(replay, receipts)
+    _check_randomness(replay)
     spent, policy = _spent_by_filter(replay), replay.policy
     unprotected = replay.num_unprotected
     return Verdict(
@@ -277,6 +278,16 @@ def _check_receipts(replay: Replay, receipts: tuple[Receipt, ...]) -> None:
         if wrong:
             replay.problem(f"{_name(receipt)}: {wrong}")
     _note_tail(replay, own)
+
+
+def _check_randomness(replay: Replay) -> None:
+    name, insecure = INSECURE_RANDOMNESS
+    marked = [r for r in replay.releases.values() if r.body["versions"].get(name) == insecure]
+    if marked:
+        replay.problem(
+            f"{len(marked)} updates were released with a test's randomness ({insecure}): whoever "
+            "knows its seed can take the noise away, so they protected nobody"
+        )
 
 
 def _wrong_with(replay: Replay, receipt: Receipt, *, ledger: str, key: str) -> str:

@@ -85,6 +85,7 @@ def carry_out(  # noqa: PLR0913 - all but two are named
     with show.run_progress(experiment, sites) as on_event:
         summary = run_experiment(experiment, sites, out=out, on_event=on_event)
     show.failures(sites)
+    show.self_audits(sites, summary.run)
     if as_json:
         show.summary_json(summary)
     else:

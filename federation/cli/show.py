@@ -227,6 +227,17 @@ def failures(sites: Sequence["Site"]) -> None:
             )
 
 
+def self_audits(sites: Sequence["Site"], run: str) -> None:
+    """Say what each site's self-audit of a run's experiment concludes; it stays on this screen."""
+    from federation.evidence import run_audits
+
+    for site in sites:
+        for audit in run_audits(site.config.state):
+            if run in audit.runs:
+                colour = "bold red" if audit.report["verdict"] == "violation" else "dim"
+                note(f"[{colour}]{site.name}: self-audit: {audit.report['statement']}[/]")
+
+
 def summary_table(summary: "RunSummary") -> None:
     """Print the end of a run: the table, then what to look at next."""
     table = Table(title=f"{summary.experiment.name}: {summary.seconds:.0f} s", title_justify="left")

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from data_adapters.ingest import IngestReport
 from federation.cli import show
+from federation.evidence import RunAudit
 from federation.readiness import BudgetFound, Readiness
 from federation.readiness_parts import Counts, PartFound
 from federation.site_config import Part
@@ -288,6 +289,26 @@ def purged(done: Purged) -> None:
             f"Not deleted, since it lies outside the cache: the copy of a PACS in {mirror}",
             "yellow",
         )
+
+
+def self_audits(data: SiteData, audits: Sequence[RunAudit]) -> None:
+    """Show what each experiment's self-audit concludes, in its own words."""
+    if not audits:
+        say(f"{data.name}: no run under privacy has been audited here yet.")
+    for audit in audits:
+        style = "bold red" if audit.report["verdict"] == "violation" else "bold"
+        runs = f"{len(audit.runs)} runs, the newest {audit.run}"
+        say(f"Experiment {audit.experiment_digest[:19]}, {runs}", style)
+        say(audit.text + "\n")
+
+
+def self_audits_json(data: SiteData, audits: Sequence[RunAudit]) -> None:
+    """Print the same as one JSON object."""
+    experiments = [
+        {"experiment": audit.experiment_digest, "runs": audit.runs, **audit.report}
+        for audit in audits
+    ]
+    as_json({"format": "cohortium-site-audit/1", "site": data.name, "experiments": experiments})
 
 
 def _table(title: str, *headings: str) -> Table:

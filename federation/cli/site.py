@@ -77,6 +77,20 @@ Examples:
   cohortium site exclude site.yaml 5f0c3a9d1e7b42689c0d5e6f7a8b9c0d
 """
 
+AUDIT_HELP = """Show a site's self-audits: what the steps of each experiment say of its noise.
+
+Canary subjects with secret coins went through the same sampling, clipping and noise as the real
+ones, in coordinates of their own. A violation means that the engine did not do what the plan says.
+No verdict says that it is correct, and nothing here is ever sent.
+
+\b
+Examples:
+  cohortium site audit site.yaml
+  cohortium site audit site.yaml --json > self-audits.json
+
+Exit status: 0 no violation; 1 a violation; 2 the command cannot be run as given.
+"""
+
 PURGE_HELP = """Delete the site's cache, look that nothing is left, and record it in the ledger.
 
 Ledger, keys, approvals and updates that were sent stay: they are the account of what was spent.
@@ -258,6 +272,22 @@ def exclude(  # noqa: PLR0913, PLR0917 - options of a command
         show_site.excluded_json(done)
     else:
         show_site.excluded(done)
+
+
+@app.command("audit", help=AUDIT_HELP)
+def self_audits(site_file: SiteFile, as_json: AsJson = False) -> None:
+    """Show self-audits."""
+    from federation.cli import show_site
+    from federation.evidence import run_audits
+    from federation.site import open_existing
+
+    data = open_existing(site_file)
+    audits = list(run_audits(data.config.state))
+    if as_json:
+        show_site.self_audits_json(data, audits)
+    else:
+        show_site.self_audits(data, audits)
+    raise typer.Exit(any(audit.report["verdict"] == "violation" for audit in audits))
 
 
 @app.command(help=PURGE_HELP)

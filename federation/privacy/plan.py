@@ -29,7 +29,7 @@ class PrivacyPlan:
         cap: Most images that form one subject's record.
         expected_batch: What a noised sum over subjects is divided by.
         steps: Noised steps in one round.
-        charges: Most rounds that a site may be asked for.
+        charges: Most rounds that a site may be asked for, repeats of lost ones included.
     """
 
     unit: str
@@ -78,7 +78,7 @@ def make_plan(experiment: Experiment) -> PrivacyPlan:
         FederationError: No amount of noise makes this many steps fit this epsilon.
     """
     privacy, algorithm = experiment.privacy, experiment.algorithm
-    charges = algorithm.rounds
+    charges = algorithm.charges
     epsilon, delta, noise, clip = inf, 0.0, 0.0, inf
     if isinstance(privacy, SubjectDP):
         epsilon, delta, clip = privacy.epsilon, privacy.delta, privacy.clip_norm

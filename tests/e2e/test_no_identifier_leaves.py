@@ -153,7 +153,7 @@ def test_no_identifier_is_kept_as_a_hash_without_a_key(ran, name):
     """Whoever can guess an identifier could confirm it: it would be there in all but name."""
     texts = set(guesses(source_of(ran.site(name))))
     digests = {hashlib.new(kind, text.encode()).hexdigest() for kind in HASHES for text in texts}
-    tokens = [Token(digest[:16]) for digest in sorted(digests)]
+    tokens = [Token(digest[:16], "digest") for digest in sorted(digests)]
     check_clean(search_folder(ran.state(name), tokens))
 
 

@@ -87,7 +87,7 @@ def test_a_network_for_voxels_does_not_classify_nor_the_other_way_round():
         classifying(model=demo_values()["model"])
     values = demo_values()
     values["model"] = {"kind": "densenet", "spatial_dims": 2}
-    with pytest.raises(ValidationError, match="use unet or segresnet"):
+    with pytest.raises(ValidationError, match="use unet or segresnet or dynunet"):
         Experiment.model_validate(values)
 
 

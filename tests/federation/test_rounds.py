@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from data_adapters.cache import CachedScan
 from federation.errors import Refused
@@ -238,3 +239,37 @@ def test_a_round_after_a_withdrawal_no_longer_sees_the_subject(federation, appro
     lab.approve(tiny_experiment(), make_plan(tiny_experiment()), approver="test")
     assert len(rounds._dataset(tiny_experiment(), "protected", lab.ingested())) == 4
     assert len(list((lab.cache("protected") / "scans").iterdir())) < before
+
+
+def test_a_loss_that_mixes_subjects_is_refused_before_anybody_pays(site, rounds, monkeypatch):
+    """Dice over a batch: what one subject changes is no longer bounded by the clip norm."""
+    from monai.losses import DiceLoss
+
+    from federation import training
+    from federation.losses import as_one_hot
+
+    def over_the_batch(network, records, loss):
+        del loss
+        images, labels = (torch.cat([getattr(r, n) for r in records]) for n in ("images", "labels"))
+        logits = network(images)
+        dice = DiceLoss(softmax=True, batch=True)
+        return dice(logits, as_one_hot(labels, logits.shape[1])).expand(len(images))
+
+    monkeypatch.setattr(training, "loss_per_image", over_the_batch)
+    monkeypatch.setattr(training, "_TRAINABLE", set())
+    with pytest.raises(Refused) as refused:
+        rounds.train(request())
+    assert refused.value.code == "invalid_request"
+    assert "charge" not in kinds(site)
+
+
+def test_a_log_that_cannot_be_written_fails_no_round(site, rounds, monkeypatch):
+    """What goes into the log may depend on one subject; the hub must not learn that it did."""
+
+    def unreadable(*_):
+        raise OSError("no voxels today")
+
+    site.log_path.mkdir()
+    monkeypatch.setattr(CachedScan, "image", unreadable)
+    assert rounds.train(request()).payload
+    assert kinds(site)[-2:] == ["charge", "release"]

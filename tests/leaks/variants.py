@@ -26,11 +26,12 @@ class Token:
 
     Args:
         kind: ``name``: a person's name (PN), parts divided by ``^``; ``date``: YYYYMMDD;
+            ``digest``: hex digits, which chance would find the decimal ones of among numbers;
             ``text``: anything else, taken as a whole.
     """
 
     text: str
-    kind: Literal["name", "date", "text"] = "text"
+    kind: Literal["name", "date", "digest", "text"] = "text"
 
     def __post_init__(self):
         least = 8 if self.kind == "date" else SHORTEST
@@ -76,7 +77,12 @@ def forms_of(token: Token) -> list[str]:
     >>> "3 February 1961" in forms_of(Token("19610203", "date"))
     True
     """
-    makers = {"name": _name_forms, "date": _date_forms, "text": _text_forms}
+    makers = {
+        "name": _name_forms,
+        "date": _date_forms,
+        "digest": lambda text: [text],
+        "text": _text_forms,
+    }
     return list(dict.fromkeys(makers[token.kind](token.text)))
 
 

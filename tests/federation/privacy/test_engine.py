@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import nn
 
-from federation.privacy.engine import SubjectOptimizer, clip_subject, subject_gradient
+from federation.privacy.engine import SubjectOptimizer, clip_subjects
+from federation.privacy.gradients import subject_gradient
 from federation.privacy.plan import make_plan
 from federation.privacy.random import SecureRandomness
 from tests.experiments import tiny_experiment
@@ -77,23 +78,129 @@ def test_a_gradient_that_is_not_finite_counts_as_zero_and_spares_the_others(pois
     assert torch.equal(released_sum([good, bad]), released_sum([good]))
 
 
+def batch(subjects):
+    return [torch.stack(tensors) for tensors in zip(*subjects, strict=True)]
+
+
+def clipped(subject, clip_norm=1.0):
+    return [rows[0] for rows in clip_subjects(batch([subject]), clip_norm)]
+
+
 def test_small_gradients_pass_unclipped_and_large_ones_keep_their_direction():
     small, large = gradients_like(3, 1e-3), gradients_like(4, 100.0)
-    assert all(torch.equal(a, b) for a, b in zip(clip_subject(small, 1.0), small, strict=True))
-    clipped = flat(clip_subject(large, 1.0))
-    assert clipped.norm() == pytest.approx(1.0, abs=2e-6)
-    assert torch.cosine_similarity(clipped, flat(large), dim=0) > 1 - 1e-9
+    assert all(torch.equal(a, b) for a, b in zip(clipped(small), small, strict=True))
+    shortened = flat(clipped(large))
+    assert shortened.norm() == pytest.approx(1.0, abs=2e-6)
+    assert torch.cosine_similarity(shortened, flat(large), dim=0) > 1 - 1e-9
 
 
 def test_a_zero_dimensional_parameter_is_clipped_like_the_others():
-    clipped = clip_subject([torch.tensor(3.0), torch.tensor([4.0])], 1.0)
-    assert flat([clipped[0].view(1), clipped[1]]).norm() <= 1.0
+    alone = nn.ParameterList([nn.Parameter(torch.tensor(0.0)), nn.Parameter(torch.zeros(1))])
+    optimizer = optimizer_for(alone, NoNoise(0))
+    optimizer.add_subjects([torch.tensor([3.0, 30.0]), torch.tensor([[4.0], [40.0]])])
+    sums = [p.summed_grad.clone() for p in alone]
+    assert sums[0].ndim == 0
+    assert flat([sums[0].view(1), sums[1]]).norm() == pytest.approx(2.0, abs=4e-6)
+    assert float(sums[0]) == pytest.approx(1.2, abs=4e-6)
 
 
-def test_the_sum_equals_clipping_by_hand():
-    subjects = [gradients_like(seed, scale) for seed, scale in ((1, 0.01), (2, 5.0), (3, 1e6))]
-    by_hand = sum(g * min(1.0, 1.0 / float(g.norm())) for g in map(flat, subjects))
-    assert torch.allclose(released_sum(subjects), by_hand, atol=5e-6)
+MANY = [(1, 0.01), (2, 5.0), (3, 1e6), (4, 0.2), (5, 0.0), (6, 1e30), (7, 1e-12)]
+
+
+def sums_of(*calls, plan=PLAN):
+    """A step's sum before noise, after one call of ``add_subjects`` for each batch."""
+    net = network()
+    optimizer = optimizer_for(net, NoNoise(0), plan)
+    for subjects in calls:
+        optimizer.add_subjects(batch(subjects))
+    return [p.summed_grad.clone() for p in net.parameters()]
+
+
+@pytest.mark.parametrize("clip_norm", [0.02, 1.0, 50.0])
+def test_the_sum_equals_clipping_by_hand(clip_norm):
+    subjects = [gradients_like(*s) for s in MANY]
+    bound, plan = clip_norm * (1 - 1e-6), replace(PLAN, clip_norm=clip_norm)
+    by_hand = sum(g * min(1.0, bound / max(float(g.norm()), 1e-9)) for g in map(flat, subjects))
+    # The second clip divides by the norm plus 1e-6, which shows where the clip norm is small.
+    loss = max(0.0, 1 - clip_norm / (bound + 1e-6)) * clip_norm * len(subjects)
+    found = flat(sums_of(subjects, plan=plan))
+    assert (found - by_hand).abs().max() <= 2e-8 * max(1.0, clip_norm) + loss
+
+
+def test_batches_of_any_size_give_the_same_sum_to_rounding_in_float64():
+    subjects = [gradients_like(*s) for s in MANY]
+    together = flat(sums_of(subjects))
+    apart = flat(sums_of(*[[subject] for subject in subjects]))
+    assert (together - apart).abs().max() < 1e-14
+    assert all(total.dtype == torch.float64 for total in sums_of(subjects))
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("row", [0, 2])
+def test_in_a_batch_only_the_subject_that_is_not_finite_counts_as_zero(poison, row):
+    subjects = [gradients_like(*s) for s in MANY[:3]]
+    without = sums_of(
+        [*subjects[:row], [torch.zeros_like(g) for g in subjects[row]], *subjects[row + 1 :]]
+    )
+    subjects[row][3].view(-1)[1] = poison
+    assert all(map(torch.equal, sums_of(subjects), without))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_was_handed_over_stays_as_it_was(dtype):
+    given = [rows.to(dtype) for rows in batch([gradients_like(*s) for s in MANY[:3]])]
+    kept = [rows.clone() for rows in given]
+    net = network().to(dtype)
+    optimizer_for(net, NoNoise(0)).add_subjects(given)
+    assert all(map(torch.equal, given, kept))
+    expected = flat(sums_of([gradients_like(*s) for s in MANY[:3]]))
+    found = torch.cat([p.summed_grad.flatten() for p in net.parameters()])
+    assert (found - expected).abs().max() < 1e-6
+
+
+def test_a_batch_of_nobody_adds_nothing():
+    empty = [torch.zeros((0, *p.shape)) for p in network().parameters()]
+    net = network()
+    optimizer = optimizer_for(net, NoNoise(0))
+    optimizer.add_subjects(empty)
+    assert not any(p.summed_grad.any() for p in net.parameters())
+
+
+def test_gradients_larger_than_a_block_are_summed_whole(monkeypatch):
+    subjects = [gradients_like(*s) for s in MANY]
+    usual = flat(sums_of(subjects))
+    monkeypatch.setattr("federation.privacy.engine._BLOCK", {"cpu": 10})
+    assert (flat(sums_of(subjects)) - usual).abs().max() < 1e-14
+
+
+def test_sixty_four_aligned_subjects_and_one_more_stay_within_the_clip_norm():
+    """Opacus's own sum over a batch is in float32: there, rounding alone goes past it."""
+    generator = torch.Generator().manual_seed(0)
+    direction = [torch.rand(p.shape, generator=generator) + 0.5 for p in network().parameters()]
+    subject = [tensor * 10 for tensor in direction]
+    moved = flat(sums_of([subject] * 65)) - flat(sums_of([subject] * 64))
+    assert moved.norm() <= PLAN.clip_norm
+    in_float32 = [
+        torch.einsum("i,i...", torch.ones(n), clip_subjects(batch([subject] * n), 1.0)[0])
+        for n in (64, 65)
+    ]
+    exact = clip_subjects(batch([subject]), 1.0)[0][0].double()
+    error = (in_float32[1].double() - in_float32[0].double() - exact).norm()
+    assert error > 1e-6
+
+
+def test_the_second_clip_catches_what_the_first_lets_through(monkeypatch):
+    monkeypatch.setattr("federation.privacy.engine.clip_subjects", lambda g, _: list(g))
+    assert flat(sums_of([gradients_like(1, 50.0)])).norm() <= PLAN.clip_norm * (1 + 1e-6)
+
+
+def test_the_gradient_is_there_noised_and_scaled_when_a_step_is_observed():
+    net, seen = network(), []
+    optimizer = optimizer_for(net, NoNoise(0))
+    optimizer.add_subject(gradients_like(1, 0.01))
+    optimizer.release_step(lambda: seen.append(flat([p.grad for p in net.parameters()])))
+    expected = flat(gradients_like(1, 0.01)) / PLAN.expected_batch
+    assert torch.allclose(seen[0], expected, atol=1e-9)
 
 
 def test_the_noise_has_the_plans_deviation_on_every_tensor_also_for_an_empty_batch():

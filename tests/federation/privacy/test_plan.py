@@ -66,3 +66,13 @@ def test_every_number_of_a_plan_changes_its_digest():
         value = getattr(plan, field.name)
         other = value + "x" if isinstance(value, str) else value + 1
         assert replace(plan, **{field.name: other}).digest() != plan.digest(), field.name
+
+
+def test_retries_are_paid_for_beforehand_with_noise():
+    plan = make_plan(tiny_experiment(rounds=4))
+    prepared = make_plan(tiny_experiment(rounds=4, retries=2))
+    assert (plan.charges, prepared.charges) == (4, 6)
+    assert prepared.noise_multiplier > plan.noise_multiplier
+    assert prepared.noise_multiplier == make_plan(tiny_experiment(rounds=6)).noise_multiplier
+    assert tiny_experiment(rounds=4, retries=0).digest() == tiny_experiment(rounds=4).digest()
+    assert tiny_experiment(rounds=4, retries=2).digest() != tiny_experiment(rounds=4).digest()
