@@ -1,9 +1,10 @@
 # make install  makes .venv with the tested versions;  make demo  runs the main job;  make test  the suite;
-# make bench-data  compares the data layer with raw limits and peers.
+# make bench-data  compares the data layer with raw limits and peers;  make bench-privacy  what privacy costs.
+# make utility  trains centralised, federated and alone, without and with privacy, and draws docs/utility.svg.
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: install demo test bench-data lint types clean
+.PHONY: install demo test bench-data bench-privacy utility lint types clean
 
 install: .venv/.installed
 
@@ -20,6 +21,12 @@ test: install
 
 bench-data: install
 	$(BIN)/python -m tests.benchmarks.bench_data
+
+bench-privacy: install
+	$(BIN)/python -m tests.benchmarks.bench_privacy
+
+utility: install
+	$(BIN)/python -m tests.benchmarks.utility --data ../shared/data/pneumoniamnist.npz --out runs/utility --report docs
 
 lint: install
 	$(BIN)/ruff check .
