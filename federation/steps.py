@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 
 import torch
 from torch import nn
@@ -14,7 +15,13 @@ from federation.experiment import Adam, ClassificationTask, DpAdam, Experiment
 from federation.losses import loss_per_image
 from federation.privacy.augmentation import augmented
 from federation.privacy.engine import SubjectOptimizer
-from federation.privacy.gradients import Losses, stacked, subject_gradient, subjects_at_a_time
+from federation.privacy.gradients import (
+    Losses,
+    each_by_itself,
+    stacked,
+    subject_gradient,
+    subjects_at_a_time,
+)
 from federation.privacy.optimizers import UnbiasedAdam
 from federation.privacy.plan import PrivacyPlan
 from federation.privacy.random import Randomness
@@ -49,6 +56,13 @@ class LocalWork:
     def losses(self) -> Losses:
         """Return the loss of each image."""
         return partial(loss_per_image, loss=self.experiment.loss)
+
+    @property
+    def numbers_of_a_subject(self) -> int:
+        """Return how many numbers the images of the largest possible subject hold."""
+        inputs = self.experiment.input
+        num_images = inputs.cap * self.experiment.augment.copies
+        return num_images * inputs.num_channels * prod(inputs.shape)
 
     def record(self, dataset: SubjectDataset, subject: int) -> Record:
         """Return one subject's images as a step sees them."""
@@ -125,23 +139,37 @@ def gradients_of(
     work: LocalWork, dataset: SubjectDataset, subjects: Sequence[int]
 ) -> Iterator[list[torch.Tensor]]:
     """Yield the subjects' gradients, a few together: (subjects, *shape) for each parameter."""
-    found: list[list[torch.Tensor]] = []
     parameters = work.parameters
     at_a_time = subjects_at_a_time(parameters)
+
+    def gradient(record: Record) -> list[torch.Tensor] | None:
+        try:
+            return subject_gradient(work.losses(work.network, [record]).mean(), parameters)
+        except Exception:
+            work.on_failure(_COUNTS_AS_ZERO)
+            return None
+
+    with each_by_itself(work.numbers_of_a_subject, parameters[0].device) as each:
+        for start in range(0, len(subjects), at_a_time):
+            records = _records(work, dataset, subjects[start : start + at_a_time])
+            found = [one for one in each(gradient, records) if one is not None]
+            if found:
+                yield stacked(found)
+
+
+# A failure that depends on one subject would tell the hub that it was sampled, at no cost: it
+# counts as gradient zero, as NaN does, and only this site's log knows. What fails for every subject
+# is found before approval.
+_COUNTS_AS_ZERO = "a subject's gradient, which counts as zero,"
+
+
+def _records(work: LocalWork, dataset: SubjectDataset, subjects: Sequence[int]) -> Iterator[Record]:
+    """Prepare one subject after another: they draw from one source."""
     for subject in subjects:
         try:
-            loss = work.losses(work.network, [work.record(dataset, subject)]).mean()
-            found.append(subject_gradient(loss, parameters))
+            yield work.record(dataset, subject)
         except Exception:
-            # A failure that depends on one subject would tell the hub that it was sampled, at no
-            # cost: it counts as gradient zero, as NaN does, and only this site's log knows. What
-            # fails for every subject is found before approval.
-            work.on_failure("a subject's gradient, which counts as zero,")
-        if len(found) == at_a_time:
-            yield stacked(found)
-            found = []
-    if found:
-        yield stacked(found)
+            work.on_failure(_COUNTS_AS_ZERO)
 
 
 def _plain_stepper(work: LocalWork) -> Step:

@@ -12,7 +12,7 @@ from opacus.optimizers import DPOptimizer
 from federation.privacy.plan import PrivacyPlan
 from federation.privacy.random import Randomness
 
-# The second clip is in float32; clipping in float64 to just below the bound makes rounding safe.
+# What is clipped is float32 again: to just below the bound, so that rounding stays inside.
 _INSIDE = 1.0 - 1e-6
 # Numbers that are turned into float64 at a time: they and their float64 stay in a core's cache.
 _BLOCK = {"cpu": 1 << 17, "cuda": 1 << 23}

@@ -7,7 +7,9 @@ that cancels in real numbers, one subject less moved a step's clipped sum by 2.4
 where the noise hides 1. See docs/decisions/0009-gradient-paths.md.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +18,8 @@ from torch import nn
 from data_adapters.prepare import Record
 
 Losses = Callable[[nn.Module, Sequence[Record]], torch.Tensor]
+# As ``map``.
+Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
 # Gradients of so many subjects, and of so many bytes, are held before they are clipped together.
 _MOST, _HELD_BYTES = 8, 1 << 24
@@ -25,6 +29,34 @@ def subjects_at_a_time(parameters: Sequence[nn.Parameter]) -> int:
     """Return how many subjects' gradients are clipped together: a public choice."""
     of_one = sum(p.numel() * p.element_size() for p in parameters)
     return max(1, min(_MOST, _HELD_BYTES // max(1, of_one)))
+
+
+# Images with more numbers than this keep several cores busy by themselves, and need the memory.
+_SMALL = 1 << 19
+
+
+@contextmanager
+def each_by_itself(num_numbers: int, device: torch.device) -> Iterator[Each]:
+    """Give a ``map`` that computes small subjects side by side, each on a core of its own.
+
+    Nothing of one subject's arithmetic is shared with another's: threads only share the time.
+
+    Args:
+        num_numbers: Of the largest subject's images, a public fact.
+    """
+    cores = torch.get_num_threads()
+    if cores == 1 or device.type != "cpu" or num_numbers > _SMALL:
+        yield map
+        return
+    workers = min(cores, _MOST)
+    try:
+        with ThreadPoolExecutor(
+            workers, initializer=torch.set_num_threads, initargs=(cores // workers,)
+        ) as pool:
+            yield pool.map
+    finally:
+        # A thread's setting becomes that of threads which start later.
+        torch.set_num_threads(cores)
 
 
 def subject_gradient(loss: torch.Tensor, parameters: Sequence[Any]) -> list[torch.Tensor]:

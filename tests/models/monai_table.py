@@ -254,9 +254,9 @@ asked for (ResNet, AttentionUnet), the network is built and then repaired, alway
 
 ## MONAI's networks
 
-"Layer by layer" says whether gradients that hooks take at each layer would be those of images, "vmap"
-whether `torch.func.vmap` gives the same. Training does neither: it takes them one subject at a time
-([decisions/0009](decisions/0009-gradient-paths.md)).
+"Layer by layer" says whether gradients that hooks take at each layer would be those of images,
+"vmap" whether `torch.func.vmap` gives the same. Training does neither: it takes them one subject at
+a time ([decisions/0009](decisions/0009-gradient-paths.md)).
 
 | network | axes | under privacy | layer by layer | vmap |
 |---|---|---|---|---|

@@ -7,7 +7,12 @@ from torch import nn
 from federation.experiment import DiceCrossEntropy
 from federation.losses import loss_per_image
 from federation.privacy import gradients
-from federation.privacy.gradients import stacked, subject_gradient, subjects_at_a_time
+from federation.privacy.gradients import (
+    each_by_itself,
+    stacked,
+    subject_gradient,
+    subjects_at_a_time,
+)
 from federation.privacy.plan import make_plan
 from federation.steps import LocalWork, gradients_of
 from models.build import build_network
@@ -85,3 +90,34 @@ def test_how_many_subjects_are_held_depends_on_public_sizes_alone(monkeypatch):
     assert subjects_at_a_time(of) == 3
     monkeypatch.setattr(gradients, "_HELD_BYTES", 1)
     assert subjects_at_a_time(of) == 1
+
+
+def test_a_subject_has_the_same_gradient_bit_for_bit_whoever_is_computed_beside_it(network):
+    """Also on several cores: threads share the time and nothing else."""
+    cores = torch.get_num_threads()
+    records = records_of(6, 2)
+    work, order = work_on(network, []), [4, 0, 5, 2, 1, 3]
+    try:
+        torch.set_num_threads(2)
+        together = list(gradients_of(work, Records(records), order))
+        gradients_of_all = [torch.cat(parts) for parts in zip(*together, strict=True)]
+        for place, subject in enumerate(order):
+            (alone,) = gradients_of(work, Records(records), [subject])
+            for a, b in zip(alone, gradients_of_all, strict=True):
+                assert torch.equal(a[0], b[place])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(cores)
+
+
+def test_large_subjects_and_other_devices_are_computed_one_after_another():
+    cores = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        for num_numbers, device in ((1 << 20, "cpu"), (1, "cuda")):
+            with each_by_itself(num_numbers, torch.device(device)) as each:
+                assert each is map
+        with each_by_itself(1, torch.device("cpu")) as each:
+            assert list(each(lambda _: torch.get_num_threads(), range(4))) == [1] * 4
+    finally:
+        torch.set_num_threads(cores)
