@@ -61,13 +61,13 @@ class SubjectOptimizer(DPOptimizer):
         self.add_subjects([gradient.unsqueeze(0) for gradient in gradients])
 
     def clip_and_accumulate(self) -> None:
-        """Clip once more, by Opacus's formula in float32, and sum over subjects in float64.
+        """Clip once more, by Opacus's formula, and sum over subjects, both in float64.
 
-        Opacus sums the subjects of a batch in float32: with 64 aligned ones, rounding alone moves
-        its sum by more than what clipping leaves below the clip norm.
+        Opacus takes norms and sums in float32: with 64 aligned subjects, rounding alone moves its
+        sum by more than what clipping leaves below the clip norm.
         """
         rows = _table(self.grad_samples)
-        factors = (self.max_grad_norm / (rows.norm(2, dim=1) + 1e-6)).clamp(max=1.0).double()
+        factors = (self.max_grad_norm / (subject_norms([rows]) + 1e-6)).clamp(max=1.0)
         added = rows.new_zeros(rows.shape[1], dtype=torch.float64)
         _add_weighted(added, rows, factors)
         parts = added.split([parameter.numel() for parameter in self.params])
