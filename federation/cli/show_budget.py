@@ -84,7 +84,7 @@ def spending(found: Spending, name_of: Callable[[str], str]) -> None:
         highlight=False,
     )
     table = Table(title="By experiment", title_justify="left", box=SIMPLE_HEAD)
-    for text in ("experiment", "digest", "charges", "sent", "first", "last", "epsilon alone"):
+    for text in ("experiment", "digest", "charges", "sent", "last", "epsilon alone"):
         table.add_column(text)
     for share in found.experiments:
         table.add_row(
@@ -92,7 +92,6 @@ def spending(found: Spending, name_of: Callable[[str], str]) -> None:
             share.experiment_digest.removeprefix("sha256:")[:12],
             str(share.charges),
             str(share.releases),
-            share.first[:10],
             share.last[:10],
             epsilon(share.epsilon),
         )

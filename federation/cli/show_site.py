@@ -297,7 +297,8 @@ def self_audits(data: SiteData, audits: Sequence[RunAudit]) -> None:
         say(f"{data.name}: no run under privacy has been audited here yet.")
     for audit in audits:
         style = "bold red" if audit.report["verdict"] == "violation" else "bold"
-        runs = f"{len(audit.runs)} runs, the newest {audit.run}"
+        several = len(audit.runs) > 1
+        runs = f"{len(audit.runs)} runs, the newest {audit.run}" if several else f"run {audit.run}"
         say(f"Experiment {audit.experiment_digest[:19]}, {runs}", style)
         say(audit.text + "\n")
 
