@@ -1,5 +1,10 @@
 """Operating conditions that a person can act on. The CLI prints these without a traceback."""
 
+from collections.abc import Callable
+
+OnFailure = Callable[[str], None]
+"""Told, inside an ``except``, what failed: a site's log, which nobody else reads."""
+
 
 class FederationError(Exception):
     """Something the operator, researcher or auditor can put right; the message says how."""

@@ -5,7 +5,7 @@ on with, and the report on it. A round that dies takes its own evidence with it,
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,13 @@ from typing import Any
 import torch
 
 from federation.canonical import canonical_json
-from federation.errors import FederationError
+from federation.errors import FederationError, OnFailure
 from federation.files import private_folder, write_atomically
 from federation.privacy.plan import PrivacyPlan
 from federation.privacy.random import Randomness
 from federation.privacy.self_audit import SelfAudit
 
 FOLDER = "audits"
-
-OnFailure = Callable[[str], None]
 
 
 @dataclass(frozen=True)

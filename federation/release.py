@@ -7,18 +7,17 @@ zero, so the hub sees them as they arrived, bit for bit. If one did change, the 
 and nothing outside does, since what changed it may have been one subject's images.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import numpy.typing as npt
 from torch import nn
 
 from federation.algorithms.fedavg import client_step
-from federation.errors import FederationError
+from federation.errors import FederationError, OnFailure
 from federation.messages import Weights
 from models.build import weights_of
 
-OnFailure = Callable[[str], None]
 Arrived = Mapping[str, npt.NDArray[np.float32]]
 
 

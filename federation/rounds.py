@@ -152,11 +152,11 @@ class LocalRounds:
 
     def _train_charged(self, work: "_Work", protected: SubjectDataset) -> bytes:
         """Open protected data. From here on every failure looks the same from outside."""
-        run, log = work.request.run, self._site.log_failure
+        request, log = work.request, self._site.log_failure
         audits = SelfAudits(self._site.config.state, log)
         audit = audits.open(
-            work.experiment.digest(),
-            run,
+            request.experiment_digest,
+            request.run,
             work.plan,
             work.randomness,
             num_subjects=len(protected),
@@ -165,14 +165,14 @@ class LocalRounds:
         update = train_locally(
             work.experiment,
             work.plan,
-            work.request.weights,
+            request.weights,
             protected,
             randomness=work.randomness,
             on_failure=log,
             audit=audit,
         )
         if audit is not None:
-            audits.keep(work.experiment.digest(), run, audit)
+            audits.keep(request.experiment_digest, request.run, audit)
         return weights_to_bytes(update)
 
     def _dataset(self, experiment: Experiment, part: Part, now: Ingested) -> SubjectDataset:

@@ -11,6 +11,7 @@ from torch import nn
 
 from data_adapters.prepare import Record
 from data_adapters.subjects import SubjectDataset
+from federation.errors import OnFailure
 from federation.experiment import Adam, ClassificationTask, DpAdam, Experiment
 from federation.losses import loss_per_image
 from federation.privacy.augmentation import augmented
@@ -27,7 +28,6 @@ from federation.privacy.plan import PrivacyPlan
 from federation.privacy.random import Randomness
 from federation.privacy.self_audit import SelfAudit
 
-OnFailure = Callable[[str], None]
 Step = Callable[[SubjectDataset, Sequence[int]], None]
 
 

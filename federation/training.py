@@ -12,6 +12,7 @@ from data_adapters.cache import IN_PLACE
 from data_adapters.manifest import Manifest
 from data_adapters.prepare import Record
 from data_adapters.subjects import SubjectDataset
+from federation.errors import OnFailure
 from federation.experiment import ClassificationTask, Experiment, SubjectDP, Trainable
 from federation.losses import as_one_hot, loss_per_image
 from federation.messages import Weights
@@ -22,7 +23,7 @@ from federation.privacy.sampling import PoissonSubjects
 from federation.privacy.self_audit import SelfAudit
 from federation.release import release_update, unprotected_update
 from federation.site import Part, Site
-from federation.steps import LocalWork, OnFailure, example_record, stepper
+from federation.steps import LocalWork, example_record, stepper
 from models.behaviour import check_behaviour
 from models.build import build_network, load_weights, weights_of
 from models.dp_safe import require_dp_safe

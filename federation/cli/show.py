@@ -246,11 +246,8 @@ def summary_table(summary: "RunSummary") -> None:
         table.add_column(heading, justify="left" if heading == "site" else "right")
     for s in summary.sites:
         left = 0.0 if isinf(s.spent) else max(0.0, s.limit - s.spent)
-        # What is left is rounded down, as what is spent is rounded up.
-        left_text = f"{int(left * 100) / 100:.2f}"
-        table.add_row(
-            s.site, three_digits(s.before), three_digits(s.after), epsilon(s.spent), left_text
-        )
+        scores = (three_digits(s.before), three_digits(s.after))
+        table.add_row(s.site, *scores, epsilon(s.spent), epsilon_left(left))
     subjects = sum(s.num_public for s in summary.sites)
     table.add_section()
     before, after = summary.mean_score("before"), summary.mean_score("after")
@@ -320,6 +317,11 @@ def _number(value: float) -> float | str | None:
 def epsilon(value: float) -> str:
     """Return epsilon with two decimals, rounded up, or the infinity sign."""
     return "∞ (no privacy)" if isinf(value) else f"{value + 0.00499999:.2f}"
+
+
+def epsilon_left(value: float) -> str:
+    """Return what is left with two decimals: rounded down, as what is spent is rounded up."""
+    return f"{int(value * 100) / 100:.2f}"
 
 
 def three_digits(value: float) -> str:

@@ -1,13 +1,12 @@
 """Tables of ``cohortium budget``. No decisions here."""
 
 from collections.abc import Callable, Sequence
-from math import floor
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from federation.cli.show import epsilon
+from federation.cli.show import epsilon, epsilon_left
 from federation.forecast import Forecast, Point
 from federation.spending import NOT_COVERED, Spending
 
@@ -30,7 +29,7 @@ def forecast(name: str, found: Forecast) -> None:
 
 
 def _sentence(name: str, found: Forecast) -> str:
-    cost, left = epsilon(found.cost), _left(found.left)
+    cost, left = epsilon(found.cost), epsilon_left(found.left)
     if found.admitted:
         more = f"{found.more_runs} more such run{'' if found.more_runs == 1 else 's'}"
         return (
@@ -46,11 +45,6 @@ def _sentence(name: str, found: Forecast) -> str:
         f"[bold]{found.site}[/]: '{name}' [bold red]does not fit[/]: it costs epsilon {cost} and "
         f"{left} is left (limit {epsilon(found.limit)}); {way}."
     )
-
-
-def _left(value: float) -> str:
-    """Return what is left with two decimals, rounded down."""
-    return f"{floor(value * 100) / 100:.2f}"
 
 
 def _table(title: str, heading: str, points: Sequence[Point], limit: float) -> None:
@@ -80,7 +74,7 @@ def spending(found: Spending, name_of: Callable[[str], str]) -> None:
         f"[bold]{found.site}[/]: each protected subject is promised epsilon at most "
         f"[bold]{epsilon(found.limit)}[/] at delta {found.delta:g}, over all experiments.\n"
         f"The filter stands at {epsilon(found.spent)}; with what is approved and not charged yet "
-        f"at {epsilon(found.promised)}; {_left(found.left)} is left.\n",
+        f"at {epsilon(found.promised)}; {epsilon_left(found.left)} is left.\n",
         highlight=False,
     )
     table = Table(title="By experiment", title_justify="left", box=SIMPLE_HEAD)

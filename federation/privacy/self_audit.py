@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from federation.errors import OnFailure
 from federation.privacy.audit_evidence import Evidence, NoiseTally, cells
 from federation.privacy.audit_report import SelfAuditReport, make_report
 from federation.privacy.audit_statistics import Floats, log_likelihood_ratio
@@ -34,7 +35,6 @@ NOISE_STEPS = 2
 # its size and its correlations.
 SHAPED = 4096
 
-OnFailure = Callable[[str], None]
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
