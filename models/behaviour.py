@@ -121,7 +121,7 @@ class _Trial(Generic[R]):
 
     def __init__(self, bench: Bench[R], clip_norm: float) -> None:
         self.bench, self._clip_norm = bench, clip_norm
-        self._state = bench.state()
+        self._marks = bench.marks()
         self.reference = bench.run(_subjects(0))
 
     def compare(self, draw: int) -> None:
@@ -157,9 +157,9 @@ class _Trial(Generic[R]):
 
     def require_untouched(self) -> None:
         """Refuse written buffers and weights, and what remembers earlier passes elsewhere."""
-        changed = self.bench.changed_since(self._state)
-        if changed:
-            raise ModelError(_written(self.bench, changed))
+        written = self.bench.written_since(self._marks)
+        if written:
+            raise ModelError(_written(self.bench, written))
         again = self.bench.run(_subjects(0))
         pairs = zip(self.reference.gradients, again.gradients, strict=True)
         if any(_change(a, b, self._clip_norm) > _SLACK_32 for a, b in pairs):
@@ -287,8 +287,8 @@ def _mixing(bench: Bench[R], layer: str | None, moved: _Moved) -> str:
     )
 
 
-def _written(bench: Bench[R], changed: str) -> str:
-    layer, _, entry = changed.rpartition(".")
+def _written(bench: Bench[R], written: str) -> str:
+    layer, _, entry = written.rpartition(".")
     return (
         f"{bench.named(layer)} writes its entry {entry!r} during training passes (running "
         "statistics, counters, spectral norm): it would leave without noise. Build it without "

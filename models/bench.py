@@ -38,6 +38,21 @@ class Pass:
         return sum(self.sizes)
 
 
+@dataclass(frozen=True)
+class Mark:
+    """A buffer or weight at one moment: which tensor, its write counter, and its bits."""
+
+    tensor: torch.Tensor
+    version: int
+    copy: torch.Tensor
+
+    def differs(self, now: torch.Tensor) -> bool:
+        """Tell whether it was replaced, written through torch, or holds other bits."""
+        return (
+            now is not self.tensor or now._version != self.version or not _same_bits(self.copy, now)
+        )
+
+
 class Bench(Generic[R]):
     """A network's copy in training mode on the CPU, its loss, and made-up subjects by number."""
 
@@ -139,12 +154,22 @@ class Bench(Generic[R]):
         """Return copies of every buffer and weight."""
         return {name: value.detach().clone() for name, value in _entries(self.network).items()}
 
-    def changed_since(self, before: dict[str, torch.Tensor]) -> str | None:
-        """Return the first buffer or weight that is not bit for bit what it was."""
+    def marks(self) -> dict[str, Mark]:
+        """Return what tells later whether a buffer or weight was written since."""
+        return {
+            name: Mark(value, value._version, value.detach().clone())
+            for name, value in _entries(self.network).items()
+        }
+
+    def written_since(self, before: dict[str, Mark]) -> str | None:
+        """Return the first buffer or weight that was written, be it with what it already held.
+
+        A power iteration that has converged writes the same bits again, until the weights move.
+        """
         now = _entries(self.network)
         names = [*before, *(now.keys() - before.keys())]
         return next(
-            (n for n in names if n not in before or n not in now or not _same(before[n], now[n])),
+            (n for n in names if n not in before or n not in now or before[n].differs(now[n])),
             None,
         )
 
@@ -186,7 +211,7 @@ def _entries(network: nn.Module) -> dict[str, torch.Tensor]:
     return dict(network.named_buffers()) | dict(network.named_parameters())
 
 
-def _same(before: torch.Tensor, after: torch.Tensor) -> bool:
+def _same_bits(before: torch.Tensor, after: torch.Tensor) -> bool:
     """Compare bits: NaN equals itself, and -0 is not 0."""
     if before.shape != after.shape or before.dtype != after.dtype:
         return False

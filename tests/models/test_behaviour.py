@@ -124,6 +124,26 @@ def test_a_layer_that_writes_a_buffer_is_named(layer):
         checked(between(layer))
 
 
+def test_a_buffer_that_is_written_with_what_it_held_is_found():
+    # As spectral norm does once its power iteration has converged, until the weights move.
+    class Writes(nn.Module):
+        def __init__(self, write):
+            super().__init__()
+            self.register_buffer("state", torch.zeros(2))
+            self.write = write
+
+        def forward(self, x):
+            self.write(self)
+            return x
+
+    for write in (
+        lambda layer: layer.state.mul_(2),
+        lambda layer: setattr(layer, "state", layer.state * 2),
+    ):
+        with pytest.raises(ModelError, match=r"Layer '1' \(Writes\) writes its entry 'state'"):
+            checked(between(Writes(write)))
+
+
 def test_a_counter_that_changes_nothing_else_is_found():
     class Counts(nn.Module):
         def __init__(self):
