@@ -12,7 +12,7 @@ from federation.data_use import FOR_PEOPLE, Terms, parse_terms
 from federation.documents import Strict, parse_document, read_yaml
 from federation.experiment import Identifier, Name
 from federation.ledger.book import Declaration
-from federation.ledger.records import check_text
+from federation.ledger.forms import check_text
 
 Part = Literal["protected", "public"]
 PARTS: tuple[Part, ...] = get_args(Part)

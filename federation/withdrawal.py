@@ -26,7 +26,7 @@ from federation.canonical import canonical_json
 from federation.errors import FederationError
 from federation.exclusions import NO_LEDGER, Exclusion, keep_exclusion, one_at_a_time
 from federation.files import private_folder, sync_folder, write_atomically
-from federation.ledger.records import check_text
+from federation.ledger.forms import check_text
 from federation.originals import StillThere, still_there
 from federation.site import Site
 from federation.site_config import PARTS, Part

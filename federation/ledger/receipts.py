@@ -7,7 +7,7 @@ from typing import Any
 from federation.canonical import canonical_json
 from federation.ledger.filter import Event, event_from_json
 from federation.ledger.keys import SiteKey, fingerprint_of, verify_signature
-from federation.ledger.records import (
+from federation.ledger.forms import (
     check_digest,
     check_public_key,
     check_round,

@@ -1,22 +1,46 @@
-"""The ledger's records: one canonical JSON line each, chained by hash and signed by the site."""
+"""The ledger's records: one canonical JSON line each, chained by hash and signed by the site.
+
+``docs/ledger/format.md`` says what each kind means and what makes a ledger believable.
+"""
 
 import json
-import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from federation.canonical import canonical_json, digest
 from federation.ledger.filter import BudgetPolicy, event_from_json
+from federation.ledger.forms import (
+    MAX_NOTED_EXPERIMENTS,
+    Check,
+    check_digest,
+    check_epsilon,
+    check_fingerprint,
+    check_heads,
+    check_public_key,
+    check_round,
+    check_run,
+    check_seq,
+    check_signature,
+    check_spends,
+    check_text,
+    check_time,
+    check_totals,
+    check_versions,
+    count_to,
+    listed,
+    matches,
+    one_of,
+    optional,
+    require_keys,
+)
 from federation.ledger.keys import SiteKey, verify_signature
 
-FORMAT = "cohortium-ledger/1"
+FORMAT = "cohortium-ledger/2"
 NO_RECORD = "sha256:" + "0" * 64
 MAX_LINE_BYTES = 65_536
-# Of one note; so many digests leave room for everything else on a line.
-MAX_NOTED_EXPERIMENTS = 800
 _SIGNED_AS = b"cohortium ledger record v1\0"
 
 Body = Mapping[str, Any]
@@ -55,7 +79,7 @@ class Record:
         content: dict[str, Any] = {
             "seq": seq,
             "kind": kind,
-            "at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "at": now(),
             "salt": secrets.token_hex(16),
             "previous": previous,
             "body": dict(body),
@@ -108,128 +132,64 @@ def parse_record(line: bytes) -> Record:
 
 def _check_fields(value: object, *, sealed: bool = False) -> None:
     fields = {**_CONTENT, **(_SEAL if sealed else {})}
-    record = _require_keys(value, fields, "a record")
+    record = require_keys(value, fields, "a record")
     if record["kind"] not in BODIES:
         raise ValueError("the kind of record is unknown")
-    _require_keys(record["body"], BODIES[record["kind"]], f"the body of {record['kind']}")
+    require_keys(record["body"], BODIES[record["kind"]], f"the body of {record['kind']}")
 
 
-Check = Callable[[Any], object]
+def now() -> str:
+    """Return the present time as records have it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
-
-def _require_keys(value: object, checks: Mapping[str, Check], what: str) -> dict[str, Any]:
-    if not isinstance(value, dict) or set(value) != set(checks):
-        raise ValueError(f"{what} has exactly the keys {', '.join(sorted(checks))}")
-    for name, check in checks.items():
-        try:
-            check(value[name])
-        except ValueError as error:
-            raise ValueError(f"{what}: {name}: {error}") from error
-    return value
-
-
-def _matches(pattern: str, meaning: str) -> Check:
-    compiled = re.compile(pattern, re.ASCII)
-
-    def check(value: Any) -> None:
-        if not isinstance(value, str) or not compiled.fullmatch(value):
-            raise ValueError(f"expected {meaning}")
-
-    return check
-
-
-def check_text(value: Any) -> None:
-    """Accept 1 to 200 printable characters: nothing that could steer a terminal or a page.
-
-    Raises:
-        ValueError: Anything else.
-    """
-    if not isinstance(value, str) or not 1 <= len(value) <= 200 or not value.isprintable():
-        raise ValueError("expected 1 to 200 printable characters")
-
-
-def check_versions(value: Any) -> None:
-    """Accept up to 32 pairs of text.
-
-    Raises:
-        ValueError: Anything else.
-    """
-    if not isinstance(value, dict) or len(value) > 32:
-        raise ValueError("expected at most 32 names with versions")
-    for part in (*value, *value.values()):
-        check_text(part)
-
-
-def count_to(high: int) -> Check:
-    """Return a check for whole numbers from 0 to ``high``."""
-
-    def check(value: Any) -> None:
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= high:
-            raise ValueError(f"expected a whole number from 0 to {high}")
-
-    return check
-
-
-def _check_totals(value: Any) -> None:
-    if not isinstance(value, list) or len(value) > 16:
-        raise ValueError("expected a list of at most 16 numbers")
-    for total in value:
-        if not isinstance(total, float) or total < 0:
-            raise ValueError("expected numbers from 0")
-
-
-def _one_of(*values: str) -> Check:
-    return _matches("|".join(values), f"one of {', '.join(values)}")
-
-
-check_digest = _matches("sha256:[0-9a-f]{64}", "sha256: and 64 hex digits")
-check_public_key = _matches("[0-9a-f]{64}", "64 hex digits")
-check_signature = _matches("[0-9a-f]{128}", "128 hex digits")
-check_run = _matches("[A-Za-z0-9._-]{1,64}", "1 to 64 letters, digits, '.', '_' or '-'")
-check_seq = count_to(10**9)
-check_round = count_to(10**6)
 
 # Name and value, among a release's versions, of noise that protects nobody: see privacy/random.
 INSECURE_RANDOMNESS = ("randomness", "insecure-test")
 
 # A declaration is that of data which are of no human subject; it stands right after the genesis.
 NOTES = ("declaration", "exclusion", "purge")
-REFUSALS = ("not_approved", "approval_used_up", "budget", "equivocation", "lost")
+REFUSALS = (
+    "not_approved",
+    "approval_used_up",
+    "budget",
+    "equivocation",
+    "lost",
+    "behind",
+    "operator",
+)
 
 _CONTENT: dict[str, Check] = {
     "seq": check_seq,
     "kind": check_text,
-    "at": _matches(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "a UTC time"),
-    "salt": _matches("[0-9a-f]{32}", "32 hex digits"),
+    "at": check_time,
+    "salt": matches("[0-9a-f]{32}", "32 hex digits"),
     "previous": check_digest,
     "body": lambda _: None,
 }
 _SEAL: dict[str, Check] = {"hash": check_digest, "signature": check_signature}
 
-_WHAT: dict[str, Check] = {
-    "experiment_digest": check_digest,
-    "plan_digest": check_digest,
-    "event": event_from_json,
-}
+_EXPERIMENT: dict[str, Check] = {"experiment_digest": check_digest}
+_WHAT: dict[str, Check] = {**_EXPERIMENT, "plan_digest": check_digest, "event": event_from_json}
 _KEY: dict[str, Check] = {"run": check_run, "round": check_round, "attempt": check_round}
+_WHO: dict[str, Check] = {"by": check_text, "reason": check_text}
+_SPENT: dict[str, Check] = {"spends": check_spends, "totals": check_totals}
 
 
 def _check_request(value: Any) -> None:
     """A refused approval has no request."""
     if value is not None:
-        _require_keys(value, {**_KEY, "request_digest": check_digest}, "a request")
+        require_keys(value, {**_KEY, "request_digest": check_digest}, "a request")
 
 
-def _check_experiments(value: Any) -> None:
-    if not isinstance(value, list) or len(value) > MAX_NOTED_EXPERIMENTS:
-        raise ValueError(f"expected a list of at most {MAX_NOTED_EXPERIMENTS} digests")
-    for experiment in value:
-        check_digest(experiment)
+def _check_charges(value: Any) -> None:
+    count_to(10**6)(value)
+    if value < 1:
+        raise ValueError("expected at least 1")
 
 
 BODIES: dict[str, dict[str, Check]] = {
     "genesis": {
-        "format": _one_of(FORMAT),
+        "format": one_of(FORMAT),
         "site": check_text,
         "population": check_text,
         "public_key": check_public_key,
@@ -237,27 +197,64 @@ BODIES: dict[str, dict[str, Check]] = {
     },
     "approval": {
         **_WHAT,
-        "rounds": count_to(10**6),
-        "attempts": count_to(10**6),
+        "charges": _check_charges,
+        "commitment": check_digest,
         "approver": check_text,
-        "commitment": check_text,
+        "second_approver": optional(check_text),
+        "author": optional(check_fingerprint),
+        "hub_key": optional(check_public_key),
+        "ethics_reference": optional(check_text),
+        "legal_basis": optional(check_text),
+        "expires": optional(check_time),
+        "algorithm": check_text,
+        "epsilon": optional(check_epsilon),
+        "leaves": listed(check_text, 32),
+        "software": check_digest,
     },
-    "charge": {**_WHAT, **_KEY, "request_digest": check_digest, "totals": _check_totals},
+    "reservation": {**_EXPERIMENT, "run": check_run, "charges": _check_charges},
+    "charge": {
+        **_WHAT,
+        **_KEY,
+        "request_digest": check_digest,
+        "heads": check_heads,
+        "totals": check_totals,
+    },
     "release": {
         "charge_seq": check_seq,
         "update_digest": check_digest,
         "versions": check_versions,
     },
+    "loss": {"charge_seq": check_seq},
     "refusal": {
-        **_WHAT,
-        "code": _one_of(*REFUSALS),
+        **_EXPERIMENT,
+        "plan_digest": optional(check_digest),
+        "event": optional(event_from_json),
+        "code": one_of(*REFUSALS),
         "request": _check_request,
+        "by": optional(check_text),
+        "reason": optional(check_text),
     },
+    "withdrawal": {**_EXPERIMENT, **_WHO},
+    "closing": {
+        **_EXPERIMENT,
+        "run": check_run,
+        "heads": check_heads,
+        "model_digest": optional(check_digest),
+    },
+    "key_rotation": {"public_key": check_public_key, "proof": check_signature},
+    "recovery": {**_WHO, "seen_seq": check_seq, "seen_hash": check_digest, **_SPENT},
+    "merge": {
+        **_WHO,
+        "ledger": check_digest,
+        "head_seq": check_seq,
+        "head": check_digest,
+        **_SPENT,
+    },
+    "merged": {"into": check_digest},
     # What the site did or declared beside training. It costs nothing and permits nothing.
     "note": {
-        "what": _one_of(*NOTES),
-        "by": check_text,
-        "reason": check_text,
-        "experiments": _check_experiments,
+        "what": one_of(*NOTES),
+        **_WHO,
+        "experiments": listed(check_digest, MAX_NOTED_EXPERIMENTS),
     },
 }
