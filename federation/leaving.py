@@ -13,8 +13,9 @@ from federation.ledger.keys import SiteKey
 from federation.ledger.ledger import Ledger
 from federation.ledger.receipts import Receipt
 from federation.messages import REFUSAL_CODES, Description, EvaluateReply, TrainReply
-from federation.site import describe, installed_versions
+from federation.site import describe
 from federation.site_data import SiteData
+from federation.software import installed_versions
 
 AFTER_INGEST = "known after the first ingest"
 AT_FIRST_RUN = "made at the first run"

@@ -19,6 +19,7 @@ REFUSAL_CODES = (
     "budget",
     "equivocation",
     "lost",
+    "behind",
     "round_failed",
 )
 
@@ -54,13 +55,19 @@ class Description:
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """One round's work for one site. ``attempt`` counts repeats of a round that was lost."""
+    """One round's work for one site. ``attempt`` counts repeats of a round that was lost.
+
+    Attributes:
+        heads: By site, the newest head of its ledger that the hub has a receipt for. Each site
+            writes them down, so that one that rewrites its past is found by the others.
+    """
 
     experiment_digest: str
     run: str
     round: int
     attempt: int
     weights: Weights
+    heads: Mapping[str, str] = field(default_factory=dict)
 
     def digest(self) -> str:
         """Digest of every field, the weights' names, shapes and bytes included."""
@@ -71,6 +78,7 @@ class TrainRequest:
                 "round": self.round,
                 "attempt": self.attempt,
                 "weights": weights_digest(self.weights),
+                "heads": dict(self.heads),
             }
         )
 
@@ -109,6 +117,27 @@ class EvaluateReply:
 
 
 @dataclass(frozen=True)
+class CloseRequest:
+    """Tell a site that a run is over, and show it everybody's newest heads.
+
+    Attributes:
+        model_digest: Of the final weights (``models.weights.weights_digest``).
+    """
+
+    experiment_digest: str
+    run: str
+    heads: Mapping[str, str]
+    model_digest: str
+
+
+@dataclass(frozen=True)
+class CloseReply:
+    """What a site countersigned: a ``federation.ledger.closings.Closing`` as JSON values."""
+
+    closing: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class RoundFinished:
     """Told to whoever watches a run, after each round (round 0: before any training).
 
@@ -135,4 +164,8 @@ class SiteRounds(Protocol):
 
     def evaluate(self, request: EvaluateRequest) -> EvaluateReply:
         """Return scores on the site's public subjects."""
+        ...
+
+    def close(self, request: CloseRequest) -> CloseReply:
+        """End a run in the ledger and countersign the heads that were shown."""
         ...

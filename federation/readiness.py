@@ -282,7 +282,7 @@ def _terms(data: SiteData, use: DataUse | None, findings: _Findings) -> None:
 
 def _budget(site: Site, findings: _Findings) -> BudgetFound:
     ledger = site.ledger
-    spent, policy, declared = ledger.spent_epsilon, ledger.policy, ledger.declaration
+    spent, policy, declared = ledger.spent_epsilon, ledger.policy, ledger.book.declaration
     if not isinf(spent) and spent >= policy.epsilon * (1 - 1e-3):
         findings.blocks(
             f"Nothing is left of the privacy budget: {spent:.2f} of epsilon {policy.epsilon:g} are "

@@ -1,5 +1,6 @@
 """What a site does with each request: gate, charge, open the data, train, release, reply."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -7,12 +8,15 @@ from dataclasses import dataclass
 from data_adapters.errors import DataError
 from data_adapters.manifest import Manifest
 from data_adapters.subjects import SubjectDataset
-from federation.errors import Refused
+from federation.errors import FederationError, LedgerError, Refused
 from federation.evidence import SelfAudits
 from federation.experiment import Experiment
-from federation.ledger.ledger import RoundKey
+from federation.ledger.ledger import Charge, RoundKey
 from federation.ledger.receipts import Receipt
+from federation.ledger.upkeep import conclude
 from federation.messages import (
+    CloseReply,
+    CloseRequest,
     DescribeRequest,
     Description,
     EvaluateReply,
@@ -23,8 +27,9 @@ from federation.messages import (
 from federation.privacy.plan import PrivacyPlan, make_plan
 from federation.privacy.random import Randomness, SecureRandomness, randomness_told
 from federation.scoring import score
-from federation.site import Part, Site, installed_versions
+from federation.site import Part, Site
 from federation.site_data import Ingested
+from federation.software import installed_versions
 from federation.training import (
     default_device,
     open_dataset,
@@ -77,18 +82,20 @@ class LocalRounds:
     ) -> None:
         self._site = site
         self._randomness = randomness
+        self._one_round = threading.Lock()
         # Of each experiment and part the newest: what is in memory of an older one is let go.
         self._datasets: dict[tuple[str, Part], _Opened] = {}
 
     def describe(self, request: DescribeRequest) -> Description:
-        """Return the site's public statement.
+        """Reserve the whole run in the ledger, and return the site's public statement.
 
         Raises:
-            Refused: ``not_approved``.
+            Refused: ``not_approved``, ``approval_used_up``, ``behind``.
         """
         with self._failures_stay_here("describe"):
             now = self._site.ingested()
             self._site.approved(request.experiment_digest, now)
+            self._site.ledger.reserve(request.experiment_digest, request.run)
             return self._site.describe(request.experiment_digest, now["protected"])
 
     def train(self, request: TrainRequest) -> TrainReply:
@@ -97,7 +104,8 @@ class LocalRounds:
         Raises:
             Refused: A policy code before protected data is opened, ``round_failed`` after.
         """
-        with self._failures_stay_here(f"round {request.round}"):
+        # One round at a time: the same request again, while it is computed, waits for its bytes.
+        with self._failures_stay_here(f"round {request.round}"), self._one_round:
             payload, receipt = self._charged_update(request)
         return TrainReply(payload=payload, receipt=receipt.to_json())
 
@@ -115,6 +123,22 @@ class LocalRounds:
             public = self._dataset(experiment, "public", now)
             return EvaluateReply(scores=score(experiment, request.weights, public))
 
+    def close(self, request: CloseRequest) -> CloseReply:
+        """End a run in the ledger and countersign the heads that the hub shows.
+
+        Raises:
+            Refused: ``not_approved``, ``equivocation``.
+        """
+        with self._failures_stay_here("close"):
+            closing = conclude(
+                self._site.ledger,
+                request.run,
+                request.experiment_digest,
+                heads=request.heads,
+                model_digest=request.model_digest,
+            )
+        return CloseReply(closing.to_json())
+
     def _charged_update(self, request: TrainRequest) -> tuple[bytes, Receipt]:
         ledger = self._site.ledger
         now = self._site.ingested()
@@ -130,14 +154,38 @@ class LocalRounds:
             experiment_digest=request.experiment_digest,
             plan_digest=plan.digest(),
             event=plan.round_event,
+            heads=request.heads,
         )
         stored = ledger.stored_release(charge)
         if stored is None:
             source = self._randomness()
-            payload = self._train_charged(_Work(experiment, plan, request, source), protected)
+            work = _Work(experiment, plan, request, source)
+            with self._lost_if_it_fails(charge):
+                payload = self._train_charged(work, protected)
             versions = installed_versions() | randomness_told(source)
             return payload, ledger.release(charge, payload, versions=versions)
         return stored
+
+    @contextmanager
+    def _lost_if_it_fails(self, charge: Charge) -> Iterator[None]:
+        """Record at once that nothing will leave for a charge; it stands all the same."""
+        try:
+            yield
+        except BaseException:
+            try:
+                self._site.ledger.lose(charge)
+            except LedgerError:
+                self._site.log_failure("the record of a lost round")
+            raise
+
+    def _require_approved(self, experiment_digest: str) -> None:
+        """Stop a round in its next step once the approval was withdrawn.
+
+        Raises:
+            FederationError: It was. From outside this looks like any other failure.
+        """
+        if self._site.ledger.approval_for(experiment_digest, used_up=True) is None:
+            raise FederationError("The approval was withdrawn, and the round was stopped.")
 
     @contextmanager
     def _failures_stay_here(self, what: str) -> Iterator[None]:
@@ -170,6 +218,7 @@ class LocalRounds:
             randomness=work.randomness,
             on_failure=log,
             audit=audit,
+            before_step=lambda: self._require_approved(request.experiment_digest),
         )
         if audit is not None:
             audits.keep(request.experiment_digest, request.run, audit)

@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -33,7 +33,7 @@ from federation.messages import RoundFinished, Weights
 from federation.privacy.plan import PrivacyPlan, make_plan
 from federation.rounds import LocalRounds
 from federation.separation import require_separate_data
-from federation.site import Part, Site, open_site
+from federation.site import Part, Permission, Site, open_site
 from federation.tracking.log import log_run
 from federation.tracking.runs import LoggedRun, TrackedModel, TrackedRun
 from federation.tracking.store import open_store
@@ -107,7 +107,9 @@ class RunSummary:
     def verify_command(self) -> str:
         """Return the complete command with which anybody can check the ledgers."""
         trust, receipts = (from_here(self.out / name) for name in ("trust.txt", "receipts.json"))
-        options = ["audit", "verify", "--trust", trust, "--receipts", receipts]
+        closings = from_here(self.out / "closings.json")
+        options = ["audit", "verify", "--trust", trust]
+        options += ["--receipts", receipts, "--closings", closings]
         ledgers = [from_here(site.ledger) for site in self.sites]
         return shlex.join([program("cohortium"), *options, *ledgers])
 
@@ -230,7 +232,7 @@ def approve(experiment: Experiment, sites: Sequence[Site], *, approver: str) -> 
     refusals = []
     for site in refusing or sites:
         try:
-            site.approve(experiment, plan, approver=approver)
+            site.approve(experiment, plan, Permission(approver))
         except PrivacyBudgetError as refusal:
             refusals.append(str(refusal))
     if refusing or refusals:
@@ -276,6 +278,7 @@ def run_experiment(
     except RunStoppedError as stopped:
         _keep_evidence(out, sites, stopped.receipts)
         raise
+    write_json(out / "closings.json", result.closings)
     write_atomically(out / "model.safetensors", weights_to_bytes(result.weights), mode=0o644)
     store = open_store(out.resolve() / "mlflow")
     tracked = log_run(_tracked(experiment, result, run, store))
@@ -295,11 +298,16 @@ def run_experiment(
 
 def _keep_evidence(out: Path, sites: Sequence[Site], receipts: Sequence[dict[str, Any]]) -> None:
     """Write what an auditor starts from: the receipts, and the keys by which sites are known."""
-    text = json.dumps(list(receipts), indent=1, sort_keys=True)
-    write_atomically(out / "receipts.json", text.encode(), mode=0o644)
+    write_json(out / "receipts.json", receipts)
     lines = [f"{site.name} {site.key.fingerprint}\n" for site in sites]
     note = "# Site keys as this run saw them. Compare with what each site gave you itself.\n"
     write_atomically(out / "trust.txt", (note + "".join(lines)).encode(), mode=0o644)
+
+
+def write_json(path: Path, values: Sequence[Mapping[str, Any]]) -> None:
+    """Write what sites have signed, for anybody to read."""
+    text = json.dumps(list(values), indent=1, sort_keys=True)
+    write_atomically(path, text.encode(), mode=0o644)
 
 
 def _outcome(site: Site, events: Sequence[RoundFinished], score: str) -> SiteOutcome:

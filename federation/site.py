@@ -4,9 +4,8 @@ import os
 import secrets
 import traceback
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 from data_adapters.manifest import Manifest
@@ -16,22 +15,39 @@ from federation.errors import FederationError, LedgerError, Refused
 from federation.experiment import Experiment
 from federation.files import private_folder, write_atomically
 from federation.forecast import Budget
+from federation.ledger.entries import Terms
 from federation.ledger.filter import BudgetPolicy, FilterState
 from federation.ledger.keys import SiteKey
 from federation.ledger.ledger import Ledger
+from federation.ledger.records import Record
 from federation.messages import Description
 from federation.privacy.plan import PrivacyPlan
 from federation.site_config import Part, SiteConfig, load_site_config
 from federation.site_data import Ingested, SiteData, open_site_data
+from federation.software import software_digest
 
 __all__ = ["Part", "Site", "SiteConfig", "load_site_config", "open_site"]
 
 LEDGER = "ledger.jsonl"
 
 
-def installed_versions() -> dict[str, str]:
-    """Return the versions of what makes an update, for its receipt."""
-    return {name: version(name) for name in ("cohortium", "torch", "monai", "opacus")}
+@dataclass(frozen=True)
+class Permission:
+    """Who permits a run, and on what basis. What an operator adds to the experiment's own terms.
+
+    Attributes:
+        hub_key: Of the hub that may ask, hex; None on one machine.
+        author: Fingerprint of the key that signed the experiment.
+        expires: Last moment, as ``ledger.records.now`` writes it.
+    """
+
+    approver: str
+    second_approver: str | None = None
+    ethics_reference: str | None = None
+    legal_basis: str | None = None
+    expires: str | None = None
+    hub_key: str | None = None
+    author: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +73,7 @@ class Site(SiteData):
             log.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {what} failed\n")
             log.write(traceback.format_exc() + "\n")
 
-    def approve(self, experiment: Experiment, plan: PrivacyPlan, *, approver: str) -> None:
+    def approve(self, experiment: Experiment, plan: PrivacyPlan, permission: Permission) -> Record:
         """Record in the ledger that this experiment may charge this data set, up to its limits.
 
         Raises:
@@ -66,14 +82,33 @@ class Site(SiteData):
         """
         self.require_usable(experiment, plan)
         self._keep(experiment)
-        self.ledger.approve(
-            experiment.digest(),
-            plan.digest(),
+        return self.ledger.approve(self.terms(experiment, plan, permission))
+
+    def terms(self, experiment: Experiment, plan: PrivacyPlan, permission: Permission) -> Terms:
+        """Return everything that an approval binds: what runs, what it costs, what leaves."""
+        return Terms(
+            experiment_digest=experiment.digest(),
+            plan_digest=plan.digest(),
             event=plan.round_event,
-            rounds=plan.charges,
-            attempts=plan.charges,
-            approver=approver,
+            charges=plan.charges,
             commitment=self.commitment(experiment.digest()),
+            software=software_digest(),
+            algorithm=experiment.algorithm.kind,
+            epsilon=plan.epsilon if plan.is_private else None,
+            leaves=self.leaves,
+            **asdict(permission),
+        )
+
+    @property
+    def leaves(self) -> tuple[str, ...]:
+        """Return what leaves for an experiment, a short text each, as approvals have it."""
+        public = ("scores on declared public subjects",) if self.has_public else ()
+        return (
+            "noised update of the weights, each round",
+            "signed receipts and a closing statement",
+            "public description of the data set",
+            f"counts: {self.config.policy.release_counts}",
+            *public,
         )
 
     def require_usable(self, experiment: Experiment, plan: PrivacyPlan) -> None:
@@ -105,6 +140,12 @@ class Site(SiteData):
         path = self._experiment_path(experiment_digest)
         if record is None or not path.is_file():
             raise Refused("not_approved", f"no open approval for {experiment_digest}")
+        if record.body["software"] != software_digest():
+            raise Refused(
+                "not_approved",
+                "the installed software is not that of the approval; approve the experiment again "
+                "to go on with this one",
+            )
         if record.body["commitment"] != self.commitment(experiment_digest, now.get("protected")):
             raise Refused(
                 "not_approved",
@@ -268,6 +309,7 @@ def _new_ledger(config: SiteConfig, key: SiteKey) -> Ledger:
         config.dataset,
         site=config.site,
         declaration=config.declaration,
+        mark=config.high_water_mark,
     )
 
 
@@ -280,7 +322,7 @@ def _policy_of(config: SiteConfig) -> BudgetPolicy:
 
 def _open_ledger(config: SiteConfig, key: SiteKey) -> Ledger:
     path, policy = config.state / LEDGER, config.policy
-    ledger = Ledger.open(path, key)
+    ledger = Ledger.open(path, key, mark=config.high_water_mark)
     opened_with = ledger.policy
     _require_same_declaration(config, ledger)
     for name, now, then in (
@@ -304,7 +346,7 @@ def _require_same_declaration(config: SiteConfig, ledger: Ledger) -> None:
     Raises:
         FederationError: Says what the ledger has.
     """
-    now, then = config.declaration, ledger.declaration
+    now, then = config.declaration, ledger.book.declaration
     if now == then:
         return
     recorded = f"'{then.by}: {then.reason}'" if then else "no such declaration"
@@ -321,7 +363,7 @@ def _with_every_exclusion(site: Site) -> Site:
     Raises:
         FederationError: Subjects who were excluded would be trained on again.
     """
-    noted = sum(record.body["what"] == "exclusion" for record in site.ledger.notes)
+    noted = sum(record.body["what"] == "exclusion" for record in site.ledger.book.notes)
     known = len(site.exclusions)
     if known < noted:
         raise FederationError(

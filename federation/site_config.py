@@ -11,7 +11,7 @@ from federation.consent import ConsentTable
 from federation.data_use import FOR_PEOPLE, Terms, parse_terms
 from federation.documents import Strict, parse_document, read_yaml
 from federation.experiment import Identifier, Name
-from federation.ledger.book import Declaration
+from federation.ledger.entries import Declaration
 from federation.ledger.forms import check_text
 
 Part = Literal["protected", "public"]
@@ -117,6 +117,8 @@ class SiteConfig(Strict):
         acknowledged: Who has seen to it that a modifier holds which no program can check, by code.
         consent: Who consented to what, and until when. Subjects without consent are not sampled.
         human_subjects: Who says that the images are of no people, and why.
+        high_water_mark: A file on other storage than ``state``, which a restored backup of the
+            site does not bring back, too: it shows that the ledger is an older copy.
     """
 
     site: Identifier
@@ -130,6 +132,7 @@ class SiteConfig(Strict):
     acknowledged: dict[DuoCode, Name] = Field(default_factory=dict)
     consent: ConsentTable | None = None
     human_subjects: HumanSubjects | None = None
+    high_water_mark: Path | None = None
     policy: SitePolicy
 
     @property
@@ -180,6 +183,7 @@ class SiteConfig(Strict):
         return self.model_copy(
             update={
                 "state": home / self.state,
+                "high_water_mark": home / self.high_water_mark if self.high_water_mark else None,
                 "protected": _located(self.protected, home),
                 "public": public,
                 "consent": consent,
@@ -195,6 +199,15 @@ class SiteConfig(Strict):
             _ = self.terms
         except ValueError as error:
             raise ValueError(f"data_use: {error}") from error
+        return self
+
+    @model_validator(mode="after")
+    def _mark_is_apart(self) -> "SiteConfig":
+        if self.high_water_mark and self.high_water_mark.is_relative_to(self.state):
+            raise ValueError(
+                "high_water_mark lies in 'state', and would be restored with it. Give it a place "
+                "on other storage"
+            )
         return self
 
     @model_validator(mode="after")

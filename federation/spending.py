@@ -5,8 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from federation.forecast import without_infinity
-from federation.ledger.book import work_from_json
-from federation.ledger.filter import BudgetPolicy, FilterState
+from federation.ledger.filter import BudgetPolicy, FilterState, event_from_json
 from federation.ledger.records import Record
 
 NOT_COVERED = (
@@ -94,7 +93,7 @@ def _released(records: Sequence[Record]) -> set[int]:
 def _state(charges: Sequence[Record]) -> FilterState:
     state = FilterState()
     for record in charges:
-        state = state.after(work_from_json(record.body).event)
+        state = state.after(event_from_json(record.body["event"]))
     return state
 
 
@@ -116,5 +115,5 @@ def _months(charges: Sequence[Record], policy: BudgetPolicy) -> Iterator[Month]:
     for month in dict.fromkeys(record.at[:7] for record in charges):
         own = [record for record in charges if record.at[:7] == month]
         for record in own:
-            state = state.after(work_from_json(record.body).event)
+            state = state.after(event_from_json(record.body["event"]))
         yield Month(month, len(own), state.spent_epsilon(policy))

@@ -1,6 +1,6 @@
 """Training at one site. No flwr here."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 import numpy as np
@@ -170,6 +170,7 @@ def train_locally(  # noqa: PLR0913 - the last two are named
     randomness: Randomness,
     on_failure: OnFailure,
     audit: SelfAudit | None = None,
+    before_step: Callable[[], None] = lambda: None,
 ) -> Weights:
     """Run one round's steps at one site and return the update (local minus global weights).
 
@@ -181,6 +182,7 @@ def train_locally(  # noqa: PLR0913 - the last two are named
             Under a private plan the subject then counts as gradient zero.
         audit: Follows the steps of a private plan with canaries, which change nothing of the
             real parameters' sums.
+        before_step: Raises to stop the round.
 
     Raises:
         ModelError: The weights do not fit the experiment's network.
@@ -195,6 +197,7 @@ def train_locally(  # noqa: PLR0913 - the last two are named
     # No DataLoader: torch's and MONAI's reseed or share one global generator, which would draw the
     # same slices in each round and let one subject change another's.
     for sampled in PoissonSubjects(sampled_from, plan.sampling_rate, plan.steps, randomness):
+        before_step()
         step(dataset, sampled)
     if not plan.is_private:
         return unprotected_update(network, weights)

@@ -26,6 +26,10 @@ def client_app(rounds: SiteRounds) -> ClientApp:
     def query(message: Message, _context: Context) -> Message:
         return _answered(message, lambda content: _describe(rounds, content))
 
+    @app.query(wire.CLOSE)
+    def close(message: Message, _context: Context) -> Message:
+        return _answered(message, lambda content: _close(rounds, content))
+
     @app.train()
     def train(message: Message, _context: Context) -> Message:
         return _answered(message, lambda content: _train(rounds, content))
@@ -40,6 +44,11 @@ def client_app(rounds: SiteRounds) -> ClientApp:
 def _describe(rounds: SiteRounds, content: RecordDict) -> RecordDict:
     request = wire.decode_describe_request(content)
     return wire.encode_description(rounds.describe(request))
+
+
+def _close(rounds: SiteRounds, content: RecordDict) -> RecordDict:
+    request = wire.decode_close_request(content)
+    return wire.encode_close_reply(rounds.close(request))
 
 
 def _train(rounds: SiteRounds, content: RecordDict) -> RecordDict:

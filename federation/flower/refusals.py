@@ -5,7 +5,7 @@ from collections.abc import Mapping
 NO_REPLY = "no_reply"
 INVALID_REPLY = "invalid_reply"
 
-# What each code means, and the way out. The first seven are said by sites, the last two here.
+# What each code means, and the way out. The first eight are said by sites, the last two here.
 _MEANING = {
     "invalid_request": (
         "did not understand the request",
@@ -30,6 +30,10 @@ _MEANING = {
     "lost": (
         "was stopped after it had paid for this round",
         "Start again: the round needs a new attempt, which the site pays for.",
+    ),
+    "behind": (
+        "has restored an older copy of its ledger",
+        "Ask its operator to bring the newest copy back, or to run 'cohortium site recover'.",
     ),
     "round_failed": (
         "failed; only its own log says why",

@@ -26,12 +26,14 @@ class RunResult:
         events: Round 0 (before training) and one per round.
         receipts: Of every update that was averaged, as JSON values, by round and site name.
         descriptions: Of the sites that took part, in name order.
+        closings: What they countersigned at the end, as JSON values, in name order.
     """
 
     weights: Weights
     events: tuple[RoundFinished, ...]
     receipts: tuple[dict[str, Any], ...]
     descriptions: tuple[Description, ...]
+    closings: tuple[dict[str, Any], ...] = ()
 
 
 class RunStoppedError(FederationError):
@@ -85,11 +87,14 @@ def run_rounds(  # noqa: PLR0913 - one complete run, all by keyword
         arrays = _started(strategy, grid, records.from_weights(weights), rounds)
     except FederationError as error:
         raise RunStoppedError(str(error), strategy) from error
+    trained = records.to_weights(arrays)
+    strategy.finish(grid, trained)
     return RunResult(
-        records.to_weights(arrays),
+        trained,
         tuple(strategy.events),
         tuple(strategy.receipts),
         strategy.descriptions,
+        tuple(strategy.closings),
     )
 
 

@@ -17,8 +17,9 @@ from federation.errors import FederationError
 from federation.flower import records, wire
 from federation.flower.cohort import Answers, Cohort, addressed, ask_who_takes_part
 from federation.flower.refusals import explain
-from federation.flower.validation import checked_update
+from federation.flower.validation import checked_closing, checked_update
 from federation.messages import (
+    CloseRequest,
     DescribeRequest,
     Description,
     EvaluateRequest,
@@ -27,6 +28,7 @@ from federation.messages import (
     TrainRequest,
     Weights,
 )
+from models.weights import weights_digest
 
 _log = logging.getLogger("cohortium.hub")
 Watcher = Callable[[RoundFinished], None]
@@ -38,6 +40,7 @@ class CohortStrategy(Strategy):
     Attributes:
         events: One per finished round; round 0 is the evaluation before training.
         receipts: Of every valid update that arrived, by round and site name.
+        closings: What sites countersigned at the end, as JSON values.
 
     Args:
         run: Run id, 8 to 64 hex digits; sites bind what they charge to it.
@@ -71,6 +74,7 @@ class CohortStrategy(Strategy):
         self._refused: dict[str, str] = {}
         self.events: list[RoundFinished] = []
         self.receipts: list[dict[str, object]] = []
+        self.closings: list[dict[str, object]] = []
 
     @property
     def descriptions(self) -> tuple[Description, ...]:
@@ -89,6 +93,34 @@ class CohortStrategy(Strategy):
         replies = grid.send_and_receive(messages, timeout=self.timeout_s)
         self.aggregate_evaluate(0, replies)
 
+    def finish(self, grid: Grid, weights: Weights) -> None:
+        """Show every site everybody's newest head, and keep what they countersign.
+
+        A site that does not answer loses nothing of the model: its statement is missing.
+        """
+        cohort = self._known_cohort()
+        request = CloseRequest(
+            self._experiment_digest, self._run, self._heads(), weights_digest(weights)
+        )
+        content = wire.encode_close_request(request)
+        kind = f"{MessageType.QUERY}.{wire.CLOSE}"
+        messages = addressed(grid, cohort.sites, content, kind, round_number=len(self.events))
+        replies = grid.send_and_receive(messages, timeout=self.timeout_s)
+        answers = Answers.of(replies, cohort.names)
+        for node_id, site in cohort.sites.items():
+            try:
+                if node_id in answers.by_node:
+                    reply = wire.decode_close_reply(answers.by_node[node_id])
+                    self.closings.append(checked_closing(request, site, reply))
+            except FederationError as error:
+                answers.refuse(node_id, error)
+        if answers.refused:
+            _log.warning("No closing statement from %s.", dict(answers.refused))
+
+    def _heads(self) -> dict[str, str]:
+        """Return the newest head of each site that there is a receipt for."""
+        return {str(receipt["site"]): str(receipt["head_after"]) for receipt in self.receipts}
+
     def configure_train(
         self,
         server_round: int,
@@ -104,6 +136,7 @@ class CohortStrategy(Strategy):
             server_round,
             self._attempt,
             records.to_weights(arrays),
+            self._heads(),
         )
         content = wire.encode_train_request(self._request)
         return addressed(grid, cohort.sites, content, MessageType.TRAIN, round_number=server_round)

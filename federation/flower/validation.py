@@ -1,11 +1,22 @@
 """What a hub checks before it lets an update into the average. A failure refuses that update."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from federation.canonical import digest_bytes
 from federation.errors import FederationError
+from federation.ledger.closings import Closing
 from federation.ledger.receipts import Receipt
-from federation.messages import Description, TrainReply, TrainRequest, Weights
+from federation.messages import (
+    CloseReply,
+    CloseRequest,
+    Description,
+    TrainReply,
+    TrainRequest,
+    Weights,
+)
 from models.errors import ModelError
 from models.weights import weights_from_bytes
 
@@ -31,6 +42,41 @@ def checked_update(request: TrainRequest, site: Description, reply: TrainReply) 
     return update
 
 
+def checked_closing(request: CloseRequest, site: Description, reply: CloseReply) -> dict[str, Any]:
+    """Return a closing statement that answers this request, as JSON values.
+
+    Raises:
+        FederationError: It does not, or its signature is not valid.
+    """
+    try:
+        closing = Closing.from_json(dict(reply.closing))
+    except ValueError as error:
+        raise FederationError("the closing statement is malformed") from error
+    _require_answers(
+        closing,
+        {
+            "site": site.site,
+            "public_key": site.public_key,
+            "experiment_digest": request.experiment_digest,
+            "run": request.run,
+            "heads": dict(request.heads),
+            "model_digest": request.model_digest,
+        },
+        "closing statement",
+    )
+    return closing.to_json()
+
+
+def _require_answers(
+    statement: Receipt | Closing, expected: Mapping[str, object], what: str
+) -> None:
+    wrong = [name for name, value in expected.items() if getattr(statement, name) != value]
+    if wrong:
+        raise FederationError(f"the {what}'s {', '.join(wrong)} do not match this run")
+    if not statement.verify():
+        raise FederationError(f"the {what}'s signature is not valid")
+
+
 def _check_receipt(request: TrainRequest, site: Description, reply: TrainReply) -> None:
     """A receipt must be for exactly this work, and signed, else it proves nothing about it."""
     try:
@@ -48,11 +94,7 @@ def _check_receipt(request: TrainRequest, site: Description, reply: TrainReply) 
         "request_digest": request.digest(),
         "update_digest": digest_bytes(reply.payload),
     }
-    wrong = [name for name, value in expected.items() if getattr(receipt, name) != value]
-    if wrong:
-        raise FederationError(f"the receipt's {', '.join(wrong)} do not match this round")
-    if not receipt.verify():
-        raise FederationError("the receipt's signature is not valid")
+    _require_answers(receipt, expected, "receipt")
 
 
 def _check_size(request: TrainRequest, reply: TrainReply) -> None:

@@ -1,22 +1,25 @@
 """Messages between hub and site as Flower records, and back. Nothing here is ever unpickled.
 
 A request that is not exactly what the format asks for raises ``Refused("invalid_request")``; a
-reply that is not raises ``FederationError``. Format 1:
+reply that is not raises ``FederationError``. Format 2:
 
 ==================  =======================================================================
 describe request    ``request``: format, experiment_digest, run
-train request       ``request``: the same, round, attempt; ``weights``: raw float32 arrays
+train request       ``request``: the same, round, attempt; ``heads``: digests by site;
+                    ``weights``: raw float32 arrays
 evaluate request    ``request``: format, experiment_digest, run, round; ``weights``
+close request       ``request``: the describe request's, model_digest; ``heads``
 description         ``description``: texts; ``versions``: texts
 train reply         ``reply``: receipt (canonical JSON); ``update``: safetensors bytes
 evaluate reply      ``scores``: floats
+close reply         ``reply``: closing (canonical JSON)
 refusal             ``refusal``: code
 ==================  =======================================================================
 """
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -26,8 +29,11 @@ from federation.canonical import canonical_json
 from federation.errors import FederationError, Refused
 from federation.flower import records
 from federation.flower.records import MalformedRecordError, check
+from federation.ledger.forms import MAX_HEADS
 from federation.messages import (
     REFUSAL_CODES,
+    CloseReply,
+    CloseRequest,
     DescribeRequest,
     Description,
     EvaluateReply,
@@ -36,8 +42,10 @@ from federation.messages import (
     TrainRequest,
 )
 
-FORMAT = 1
+FORMAT = 2
 MAX_ROUNDS = 1_000_000
+# Flower's name for the second kind of query that a site answers.
+CLOSE = "close"
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _RUN = re.compile(r"[0-9a-f]{8,64}")
@@ -74,15 +82,21 @@ def decode_describe_request(content: RecordDict) -> DescribeRequest:
 def encode_train_request(request: TrainRequest) -> RecordDict:
     """Ask for one round of training."""
     config = _run_config(request, round=request.round, attempt=request.attempt)
-    return RecordDict({"request": config, "weights": records.from_weights(request.weights)})
+    return RecordDict(
+        {
+            "request": config,
+            "heads": ConfigRecord(dict(request.heads)),
+            "weights": records.from_weights(request.weights),
+        }
+    )
 
 
 def decode_train_request(content: RecordDict) -> TrainRequest:
     """Read a training request, or raise ``Refused``."""
     with _refusing():
-        records.check_keys(content, {"request", "weights"}, "message")
+        records.check_keys(content, {"request", "heads", "weights"}, "message")
         values = _run_fields(content, {"round": 1, "attempt": 1})
-        return TrainRequest(**values, weights=_weights(content))
+        return TrainRequest(**values, weights=_weights(content), heads=_heads(content))
 
 
 def encode_evaluate_request(request: EvaluateRequest) -> RecordDict:
@@ -97,6 +111,21 @@ def decode_evaluate_request(content: RecordDict) -> EvaluateRequest:
         records.check_keys(content, {"request", "weights"}, "message")
         values = _run_fields(content, {"round": 0})
         return EvaluateRequest(**values, weights=_weights(content))
+
+
+def encode_close_request(request: CloseRequest) -> RecordDict:
+    """Say that a run is over."""
+    config = _run_config(request, model_digest=request.model_digest)
+    return RecordDict({"request": config, "heads": ConfigRecord(dict(request.heads))})
+
+
+def decode_close_request(content: RecordDict) -> CloseRequest:
+    """Read the end of a run, or raise ``Refused``."""
+    with _refusing():
+        records.check_keys(content, {"request", "heads"}, "message")
+        values = _run_fields(content, {}, {"model_digest": str})
+        check(bool(_DIGEST.fullmatch(values["model_digest"])), "request: no digest of a model")
+        return CloseRequest(**values, heads=_heads(content))
 
 
 # Replies: written by a site, read by the hub.
@@ -140,6 +169,17 @@ def decode_train_reply(content: RecordDict) -> TrainReply:
     return _reply(content, "update", _train_reply)
 
 
+def encode_close_reply(reply: CloseReply) -> RecordDict:
+    """Send the countersigned heads."""
+    closing = canonical_json(dict(reply.closing)).decode()
+    return RecordDict({"reply": ConfigRecord({"closing": closing})})
+
+
+def decode_close_reply(content: RecordDict) -> CloseReply:
+    """Read them; raises ``Refused`` if the site declined, ``FederationError`` if garbled."""
+    return _reply(content, "closing", _close_reply)
+
+
 def encode_evaluate_reply(reply: EvaluateReply) -> RecordDict:
     """Send scores."""
     metrics = MetricRecord()
@@ -164,22 +204,24 @@ def _refusing() -> Iterator[None]:
 
 
 def _run_config(
-    request: DescribeRequest | TrainRequest | EvaluateRequest, **numbers: int
+    request: DescribeRequest | TrainRequest | EvaluateRequest | CloseRequest, **more: int | str
 ) -> ConfigRecord:
     return ConfigRecord(
         {
             "format": FORMAT,
             "experiment_digest": request.experiment_digest,
             "run": request.run,
-            **numbers,
+            **more,
         }
     )
 
 
-def _run_fields(content: RecordDict, minimum_of: dict[str, int]) -> dict[str, Any]:
+def _run_fields(
+    content: RecordDict, minimum_of: dict[str, int], more: Mapping[str, type] | None = None
+) -> dict[str, Any]:
     """Read ``request``: the fields all requests share and the integers named with a minimum."""
     config = records.record(content, "request", ConfigRecord)
-    kinds: dict[str, type] = _RUN_FIELDS | dict.fromkeys(minimum_of, int)
+    kinds: dict[str, type] = _RUN_FIELDS | dict.fromkeys(minimum_of, int) | dict(more or {})
     values = records.fields(config, kinds, "request")
     check(values.pop("format") == FORMAT, f"request: format is not {FORMAT}")
     check(bool(_DIGEST.fullmatch(values["experiment_digest"])), "request: no sha256 digest")
@@ -187,6 +229,16 @@ def _run_fields(content: RecordDict, minimum_of: dict[str, int]) -> dict[str, An
     for name, minimum in minimum_of.items():
         check(minimum <= values[name] <= MAX_ROUNDS, f"request: {name} is out of range")
     return values
+
+
+def _heads(content: RecordDict) -> dict[str, str]:
+    config = records.record(content, "heads", ConfigRecord)
+    check(len(config) <= MAX_HEADS, "heads: too many")
+    heads = records.fields(config, dict.fromkeys(config, str), "heads")
+    for site, head in heads.items():
+        records.check_name(site, "heads")
+        check(bool(_DIGEST.fullmatch(head)), "heads: no digest")
+    return heads
 
 
 def _weights(content: RecordDict) -> dict[str, Any]:
@@ -238,18 +290,25 @@ def _train_reply(content: RecordDict) -> TrainReply:
     config = records.record(content, "reply", ConfigRecord)
     text = records.fields(config, {"receipt": str}, "reply")["receipt"]
     payload = records.to_payload(records.record(content, "update", ArrayRecord))
-    return TrainReply(payload, _receipt(text))
+    return TrainReply(payload, _statement(text, "receipt"))
 
 
-def _receipt(text: str) -> dict[str, Any]:
-    """Parse canonical JSON only: one receipt has one text, so duplicate keys cannot hide."""
+def _close_reply(content: RecordDict) -> CloseReply:
+    records.check_keys(content, {"reply"}, "message")
+    config = records.record(content, "reply", ConfigRecord)
+    text = records.fields(config, {"closing": str}, "reply")["closing"]
+    return CloseReply(_statement(text, "closing"))
+
+
+def _statement(text: str, what: str) -> dict[str, Any]:
+    """Parse canonical JSON only: one statement has one text, so duplicate keys cannot hide."""
     try:
         value = json.loads(text)
         canonical = canonical_json(value).decode()
     except (ValueError, RecursionError) as error:
-        raise MalformedRecordError("receipt is not JSON") from error
-    check(isinstance(value, dict), "receipt is not a JSON object")
-    check(canonical == text, "receipt is not canonical JSON")
+        raise MalformedRecordError(f"{what} is not JSON") from error
+    check(isinstance(value, dict), f"{what} is not a JSON object")
+    check(canonical == text, f"{what} is not canonical JSON")
     return dict(value)
 
 

@@ -1,167 +1,56 @@
 """What a ledger's records add up to. Always folded from the records, never stored."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import isclose
 from typing import Any
 
 from federation.errors import LedgerError
+from federation.ledger.entries import Approval, Charge, Declaration, RoundKey, Work
 from federation.ledger.filter import BudgetPolicy, Event, FilterState, event_from_json
-from federation.ledger.records import (
-    MAX_NOTED_EXPERIMENTS,
-    Record,
-    check_round,
-    check_run,
-    check_text,
-)
-
-
-@dataclass(frozen=True)
-class RoundKey:
-    """Names one piece of work: the same key never gets two different updates.
-
-    Raises:
-        ValueError: A malformed run name, or a negative or huge number.
-    """
-
-    run: str
-    round: int
-    attempt: int
-
-    def __post_init__(self) -> None:
-        check_run(self.run)
-        check_round(self.round)
-        check_round(self.attempt)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON values."""
-        return {"run": self.run, "round": self.round, "attempt": self.attempt}
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a request asks to be charged for, whole: compared when a key comes again."""
-
-    key: RoundKey
-    request_digest: str
-    experiment_digest: str
-    plan_digest: str
-    event: Event
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as a charge record has them."""
-        return {
-            **self.key.to_json(),
-            "request_digest": self.request_digest,
-            "experiment_digest": self.experiment_digest,
-            "plan_digest": self.plan_digest,
-            "event": self.event.to_json(),
-        }
-
-
-@dataclass(frozen=True)
-class Declaration:
-    """Who answers for it that a data set is of no human subjects, and why that is so.
-
-    Raises:
-        ValueError: A text that a ledger does not take: 1 to 200 printable characters each.
-    """
-
-    by: str
-    reason: str
-
-    def __post_init__(self) -> None:
-        check_text(self.by)
-        check_text(self.reason)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the body of the note that records it."""
-        return note_body("declaration", by=self.by, reason=self.reason)
-
-
-def note_body(
-    what: str, *, by: str, reason: str, experiments: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Return the body of a note; of very many experiments the newest, which come last."""
-    newest = list(experiments)[-MAX_NOTED_EXPERIMENTS:]
-    return {"what": what, "by": by, "reason": reason, "experiments": newest}
-
-
-@dataclass(frozen=True)
-class Charge:
-    """A durable charge: from here on protected data may be opened, once.
-
-    Attributes:
-        seq: Position of the charge record.
-        head_before: Hash of the record before it.
-        hash: Hash of the charge record.
-        replay: The same request was charged and released before: send the stored bytes.
-    """
-
-    work: Work
-    commitment: str
-    seq: int
-    head_before: str
-    hash: str
-    replay: bool = False
-
-    @property
-    def key(self) -> RoundKey:
-        """Return the round that was charged for."""
-        return self.work.key
-
-    @property
-    def event(self) -> Event:
-        """Return what was charged."""
-        return self.work.event
-
-
-@dataclass
-class Approval:
-    """The newest approval of an experiment, and how many charges were made under it."""
-
-    record: Record
-    used: int = 0
-
-    @property
-    def event(self) -> Event:
-        """Return what one round costs."""
-        return event_from_json(self.record.body["event"])
-
-    @property
-    def charges_left(self) -> int:
-        """Return how many charges may still be made, repeats of lost rounds included."""
-        return int(self.record.body["attempts"]) - self.used
-
-    @property
-    def rounds_reserved(self) -> int:
-        """Return the rounds that were promised and not charged yet."""
-        return max(0, int(self.record.body["rounds"]) - self.used)
-
-    def permits(self, work: Work) -> bool:
-        """Tell whether plan and event are exactly what was approved."""
-        return (work.plan_digest, work.event) == (self.record.body["plan_digest"], self.event)
+from federation.ledger.records import Record
 
 
 @dataclass
 class Book:
-    """The state after some records, genesis first."""
+    """The state after some records, genesis first.
+
+    Attributes:
+        public_key: Of the key that signs from here on, hex.
+        keys: Every key that ever signed.
+        rotated: Record that put the newest of them in force.
+        approvals: The newest of each experiment, ended ones, too.
+        runs: Experiment of each run that took up an approval.
+        closings: Closing record of each run that ended.
+        recovered: Newest record that any recovery knew to be forgotten.
+        merged_into: Ledger that this budget went on in.
+    """
 
     genesis: Record
     policy: BudgetPolicy
+    public_key: str
+    keys: set[str]
+    rotated: int = 0
     state: FilterState = field(default_factory=FilterState)
     approvals: dict[str, Approval] = field(default_factory=dict)
+    runs: dict[str, str] = field(default_factory=dict)
     charges: dict[RoundKey, Charge] = field(default_factory=dict)
     charged: set[int] = field(default_factory=set)
     releases: dict[int, Record] = field(default_factory=dict)
+    losses: set[int] = field(default_factory=set)
     refused: set[tuple[RoundKey, str]] = field(default_factory=set)
+    closings: dict[str, Record] = field(default_factory=dict)
+    recovered: int = -1
+    merges: dict[str, FilterState] = field(default_factory=dict)
+    merged_into: str | None = None
     declaration: Declaration | None = None
     notes: list[Record] = field(default_factory=list)
 
     @classmethod
     def opened(cls, genesis: Record) -> "Book":
         """Return the book of a ledger that holds only its genesis."""
-        return cls(genesis, BudgetPolicy.from_json(genesis.body["policy"]))
+        key = genesis.body["public_key"]
+        return cls(genesis, BudgetPolicy.from_json(genesis.body["policy"]), key, {key})
 
     def apply(self, record: Record) -> None:
         """Fold one record in.
@@ -169,51 +58,64 @@ class Book:
         Raises:
             LedgerError: It contradicts the records before it.
         """
-        fold = {
-            "approval": self._approval,
-            "charge": self._charge,
-            "release": self._release,
-            "refusal": self._refusal,
-            "note": self._note,
-        }.get(record.kind)
+        if self.merged_into is not None:
+            raise LedgerError(f"Record {record.seq}: the ledger had been merged into another.")
+        fold = getattr(self, f"_{record.kind}", None)
         if fold is None:
             raise LedgerError(f"Record {record.seq}: a ledger has one genesis, at its start.")
         fold(record)
 
+    def open_approval(self, experiment_digest: str) -> Approval | None:
+        """Return the experiment's newest approval unless it has ended."""
+        approval = self.approvals.get(experiment_digest)
+        return approval if approval is not None and approval.ended is None else None
+
     def fits(self, event: Event, experiment_digest: str) -> bool:
-        """Tell whether ``event`` fits beside what other open approvals have still reserved."""
+        """Tell whether ``event`` fits beside what other open approvals hold."""
         return self.promised(experiment_digest).admits(self.policy, event)
 
-    def promised(self, experiment_digest: str) -> FilterState:
-        """Return the state with every round that is reserved for other experiments."""
-        state = self.state
-        for digest, approval in self.approvals.items():
-            if digest != experiment_digest and approval.rounds_reserved:
-                state = state.after(approval.event.times(approval.rounds_reserved))
-        return state
+    def promised(self, experiment_digest: str = "") -> FilterState:
+        """Return the state with everything that other experiments' open approvals hold."""
+        return self.state.after_all(
+            approval.held
+            for digest, approval in self.approvals.items()
+            if digest != experiment_digest and approval.held is not None
+        )
 
-    def totals_after(self, event: Event) -> list[float]:
-        """Return every order's total once ``event`` is charged."""
-        return list(self.state.after(event).totals(self.policy.orders))
+    def totals_after(self, events: Iterable[Event]) -> list[float]:
+        """Return every order's total once ``events`` are charged."""
+        return list(self.state.after_all(events).totals(self.policy.orders))
 
     def _approval(self, record: Record) -> None:
         """A newer approval replaces the older one of the same experiment."""
         self.approvals[record.body["experiment_digest"]] = Approval(record)
 
+    def _reservation(self, record: Record) -> None:
+        body = record.body
+        approval = self.open_approval(body["experiment_digest"])
+        if approval is None or approval.run is not None or body["run"] in self.runs:
+            raise LedgerError(f"Record {record.seq}: there is no approval that it could take up.")
+        if body["charges"] != approval.record.body["charges"]:
+            raise LedgerError(f"Record {record.seq}: it reserves another number of rounds.")
+        approval.run = body["run"]
+        self.runs[body["run"]] = body["experiment_digest"]
+
     def _charge(self, record: Record) -> None:
-        work = work_from_json(record.body)
-        approval = self.approvals.get(work.experiment_digest)
+        work = Work.of(record.body)
+        approval = self.open_approval(work.experiment_digest)
         if approval is None or not approval.permits(work) or approval.charges_left < 1:
             raise LedgerError(f"Record {record.seq}: this charge was not approved.")
+        if approval.run != work.key.run:
+            raise LedgerError(f"Record {record.seq}: this run was not reserved.")
+        if approval.expired(record.at):
+            raise LedgerError(f"Record {record.seq}: the approval had expired.")
         if work.key in self.charges:
             raise LedgerError(f"Record {record.seq}: this round was charged before.")
         if not self.state.admits(self.policy, work.event):
             raise LedgerError(f"Record {record.seq}: this charge passes the budget.")
-        if not _agree(record.body["totals"], self.totals_after(work.event)):
-            raise LedgerError(f"Record {record.seq}: its totals are not those of the records.")
+        self._spend(record, [work.event])
         approval.used += 1
         self.charged.add(record.seq)
-        self.state = self.state.after(work.event)
         self.charges[work.key] = Charge(
             work=work,
             commitment=approval.record.body["commitment"],
@@ -223,15 +125,67 @@ class Book:
         )
 
     def _release(self, record: Record) -> None:
-        seq = record.body["charge_seq"]
-        if seq in self.releases or seq not in self.charged:
-            raise LedgerError(f"Record {record.seq}: it releases nothing that was charged.")
-        self.releases[seq] = record
+        self.releases[self._charge_of(record)] = record
+
+    def _loss(self, record: Record) -> None:
+        self.losses.add(self._charge_of(record))
+
+    def _charge_of(self, record: Record) -> int:
+        seq: int = record.body["charge_seq"]
+        if seq not in self.charged or seq in self.releases or seq in self.losses:
+            raise LedgerError(f"Record {record.seq}: it ends nothing that was charged and open.")
+        return seq
 
     def _refusal(self, record: Record) -> None:
         request = record.body["request"]
         if request is not None:
-            self.refused.add((_key_from_json(request), record.body["code"]))
+            self.refused.add((RoundKey.of(request), record.body["code"]))
+
+    def _withdrawal(self, record: Record) -> None:
+        self._end(record, "withdrawn")
+
+    def _closing(self, record: Record) -> None:
+        approval = self._end(record, "closed")
+        if approval.run != record.body["run"]:
+            raise LedgerError(f"Record {record.seq}: it closes a run that is not open.")
+        self.closings[record.body["run"]] = record
+
+    def _end(self, record: Record, why: str) -> Approval:
+        approval = self.open_approval(record.body["experiment_digest"])
+        if approval is None:
+            raise LedgerError(f"Record {record.seq}: it ends an approval that is not open.")
+        approval.ended = why
+        return approval
+
+    def _key_rotation(self, record: Record) -> None:
+        self.public_key = record.body["public_key"]
+        self.keys.add(self.public_key)
+        self.rotated = record.seq
+
+    def _recovery(self, record: Record) -> None:
+        """Spend whatever could have been released since; it may pass the limit."""
+        spends = [event_from_json(value) for value in record.body["spends"]]
+        open_ones = [a for a in self.approvals.values() if a.held is not None]
+        if (
+            not FilterState()
+            .after_all(spends)
+            .covers(FilterState().after_all(a.held for a in open_ones if a.held is not None))
+        ):
+            raise LedgerError(f"Record {record.seq}: a recovery spends every open approval.")
+        self._spend(record, spends)
+        for approval in self.approvals.values():
+            approval.ended = approval.ended or "recovered"
+        self.recovered = max(self.recovered, record.body["seen_seq"])
+
+    def _merge(self, record: Record) -> None:
+        """Charge what another population was charged: some of its subjects are in this one."""
+        spends = [event_from_json(value) for value in record.body["spends"]]
+        self._spend(record, spends)
+        before = self.merges.get(record.body["ledger"], FilterState())
+        self.merges[record.body["ledger"]] = before.after_all(spends)
+
+    def _merged(self, record: Record) -> None:
+        self.merged_into = record.body["into"]
 
     def _note(self, record: Record) -> None:
         """Keep it; approvals, charges and the budget stay as they are."""
@@ -243,24 +197,14 @@ class Book:
             self.declaration = Declaration(record.body["by"], record.body["reason"])
         self.notes.append(record)
 
+    def _spend(self, record: Record, events: list[Any]) -> None:
+        if not _agree(record.body["totals"], self.totals_after(events)):
+            raise LedgerError(f"Record {record.seq}: its totals are not those of the records.")
+        self.state = self.state.after_all(events)
+
 
 def _agree(stated: list[float], computed: list[float]) -> bool:
     """Allow for another machine's exp and log, which may differ in the last digits."""
     return len(stated) == len(computed) and all(
         isclose(a, b, rel_tol=1e-9, abs_tol=1e-15) for a, b in zip(stated, computed, strict=True)
     )
-
-
-def work_from_json(body: Any) -> Work:
-    """Return what a charge record was for."""
-    return Work(
-        key=_key_from_json(body),
-        request_digest=body["request_digest"],
-        experiment_digest=body["experiment_digest"],
-        plan_digest=body["plan_digest"],
-        event=event_from_json(body["event"]),
-    )
-
-
-def _key_from_json(body: Any) -> RoundKey:
-    return RoundKey(body["run"], body["round"], body["attempt"])

@@ -14,7 +14,7 @@ The minimum over orders with the *whole* δ at each has no such proof: which ord
 be picked from outputs that were chosen adaptively.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import comb, exp, expm1, fsum, inf, log, log1p, nextafter
@@ -256,6 +256,23 @@ class FilterState:
         key = (event.sampling_rate, event.noise_multiplier)
         steps = {**self.steps, key: self.steps.get(key, 0) + event.steps}
         return FilterState(steps, self.num_unprotected)
+
+    def after_all(self, events: Iterable[Event]) -> "FilterState":
+        """Return the state with all of ``events`` added."""
+        state = self
+        for event in events:
+            state = state.after(event)
+        return state
+
+    def events(self) -> tuple[Event, ...]:
+        """Return the fewest events that lead here from nothing."""
+        noised = (PoissonGaussian(*key, steps) for key, steps in sorted(self.steps.items()))
+        return (*noised, *(Unprotected() for _ in range(min(1, self.num_unprotected))))
+
+    def covers(self, other: "FilterState") -> bool:
+        """Tell whether at least all that ``other`` holds was charged here, kind by kind."""
+        enough = all(self.steps.get(key, 0) >= steps for key, steps in other.steps.items())
+        return enough and (self.num_unprotected > 0 or not other.num_unprotected)
 
     def totals(self, orders: tuple[int, ...]) -> tuple[float, ...]:
         """Return the Rényi divergence of all noised steps at each order, summed exactly once.

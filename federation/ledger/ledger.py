@@ -1,8 +1,9 @@
 """A site's account of what its subjects have lost: charged first, durable, never refunded.
 
-One ledger per protected population, across all experiments. The order of a round is charge
-(durable), open protected data, train, keep the update in the outbox, record the release, send.
-Killed anywhere in between, the charge stays: the account can be too high, never too low.
+One ledger per protected population, across all experiments. An approval holds budget for one run;
+the run reserves it whole before its first round. The order of a round is charge (durable), open
+protected data, train, keep the update in the outbox, record the release, send. Killed anywhere in
+between, the charge stays: the account can be too high, never too low.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,23 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from federation.errors import LedgerError, PrivacyBudgetError, Refused
-from federation.ledger.book import (
-    Approval,
-    Book,
-    Charge,
-    Declaration,
-    RoundKey,
-    Work,
-    note_body,
-)
-from federation.ledger.chain import ChainFile, create_file
-from federation.ledger.filter import BudgetPolicy, Event, FilterState, Unprotected
+from federation.ledger.book import Book
+from federation.ledger.chain import create_file
+from federation.ledger.decisions import does_not_fit, why_not_reserved, why_refused
+from federation.ledger.entries import Charge, Declaration, RoundKey, Terms, Work, note_body
+from federation.ledger.filter import BudgetPolicy, Event, FilterState
+from federation.ledger.high_water import MarkFile
 from federation.ledger.keys import SiteKey
 from federation.ledger.outbox import Outbox
 from federation.ledger.receipts import Receipt
-from federation.ledger.records import FORMAT, NO_RECORD, Record, parse_record
+from federation.ledger.records import FORMAT, NO_RECORD, Record, now
+from federation.ledger.signed_chain import SignedChain
 
-__all__ = ["Charge", "Ledger", "RoundKey"]
+__all__ = ["Charge", "Ledger", "RoundKey", "Terms"]
 
 # Past this many refused requests further ones are still refused, but no longer recorded.
 MAX_REFUSALS = 10_000
@@ -36,17 +33,16 @@ MAX_REFUSALS = 10_000
 class Ledger:
     """An open ledger. Make one with ``create`` or ``open``; threads and processes may share it."""
 
-    def __init__(self, path: Path, key: SiteKey) -> None:
-        self._file = ChainFile(path)
-        self._key = key
-        self._outbox = Outbox(path.parent / "outbox")
-        self._records: list[Record] = []
-        self._book: Book | None = None
-        with self._file.locked():
-            self._outbox.require_known(self._refresh().charges.values())
+    def __init__(self, path: Path, key: SiteKey, mark: Path | None, *, recovering: bool) -> None:
+        self.chain = SignedChain(path, key, MarkFile(mark) if mark else None)
+        self.outbox = Outbox(path.parent / "outbox")
+        with self.chain.locked() as book:
+            if not recovering:
+                self.outbox.require_known(book.charges.values(), after=book.recovered)
+                self.chain.require_not_behind()
 
     @classmethod
-    def create(  # noqa: PLR0913 - the last two are named
+    def create(  # noqa: PLR0913 - the last three are named
         cls,
         path: Path,
         key: SiteKey,
@@ -55,6 +51,7 @@ class Ledger:
         *,
         site: str | None = None,
         declaration: Declaration | None = None,
+        mark: Path | None = None,
     ) -> "Ledger":
         """Start the ledger of a protected population; its budget is fixed from here on.
 
@@ -63,10 +60,16 @@ class Ledger:
             site: Public name of the site, which receipts carry; ``population`` by default.
             declaration: That the population is of no human subjects. It is there from the start
                 or never: the file appears with it.
+            mark: File on separate storage that keeps how far the ledger has come.
 
         Raises:
-            LedgerError: The file exists. A ledger is never reset.
+            LedgerError: The file exists, or a mark of one: a ledger is never reset.
         """
+        if mark is not None and MarkFile(mark).read() is not None:
+            raise LedgerError(
+                f"{mark} is the high-water mark of an earlier ledger, and {path} is not there. "
+                "Restore the ledger from backup; a new one would forget what was spent."
+            )
         body = {
             "format": FORMAT,
             "site": population if site is None else site,
@@ -80,140 +83,68 @@ class Ledger:
             told = declaration.to_json()
             lines += Record.signed(key, seq=1, kind="note", previous=genesis.hash, body=told).line
         create_file(path, lines)
-        return cls(path, key)
+        made = cls(path, key, mark, recovering=False)
+        made.start_mark()
+        return made
 
     @classmethod
-    def open(cls, path: Path, key: SiteKey) -> "Ledger":
+    def open(
+        cls, path: Path, key: SiteKey, *, mark: Path | None = None, recovering: bool = False
+    ) -> "Ledger":
         """Open a ledger: check every record and add everything up again.
 
+        Args:
+            recovering: Open an older copy, too, to look at it and to ``recover``.
+
         Raises:
-            LedgerError: It is missing, damaged, or another site's.
+            LedgerError: It is missing, damaged, another site's, or an older copy.
         """
-        return cls(path, key)
+        return cls(path, key, mark, recovering=recovering)
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self.chain.close()
 
-    def approve(  # noqa: PLR0913
-        self,
-        experiment_digest: str,
-        plan_digest: str,
-        *,
-        event: Event,
-        rounds: int,
-        attempts: int,
-        approver: str,
-        commitment: str,
-    ) -> Record:
-        """Permit an experiment to charge ``event`` once a round, and return the record.
+    # What the operator decides.
 
-        The rounds are reserved: other approvals must fit beside them. Repeats of lost rounds,
-        ``attempts - rounds`` of them, are permitted and pay from whatever is left by then.
-        A newer approval of the same experiment replaces the older one.
+    def approve(self, terms: Terms) -> Record:
+        """Permit one run of an experiment, and return the record.
 
-        Args:
-            event: What one round costs.
-            attempts: Most charges, repeats of lost rounds included.
+        Its charges are held: other approvals must fit beside them. A newer approval of the same
+        experiment replaces the older one.
 
         Raises:
-            PrivacyBudgetError: The rounds do not fit what is left. The refusal is recorded.
+            PrivacyBudgetError: They do not fit what is left. The refusal is recorded.
         """
-        what = {
-            "experiment_digest": experiment_digest,
-            "plan_digest": plan_digest,
-            "event": event.to_json(),
-        }
-        terms = {
-            "rounds": rounds,
-            "attempts": attempts,
-            "approver": approver,
-            "commitment": commitment,
-        }
-        if not 1 <= rounds <= attempts:
-            raise ValueError(f"expected 1 <= rounds <= attempts, got {rounds} and {attempts}")
-        with self._file.locked():
-            book = self._refresh()
-            if not book.fits(event.times(rounds), experiment_digest):
-                self._append("refusal", {**what, "code": "budget", "request": None})
-                raise PrivacyBudgetError(self._does_not_fit(book, rounds, event))
-            return self._append("approval", {**what, **terms})
+        whole = terms.event.times(terms.charges)
+        with self.chain.locked() as book:
+            if not book.fits(whole, terms.experiment_digest):
+                self._refuse(terms.experiment_digest, "budget", of=terms)
+                raise PrivacyBudgetError(does_not_fit(book, terms))
+            return self.chain.append("approval", terms.to_json())
 
-    def fits(self, event: Event, experiment_digest: str) -> bool:
-        """Tell whether ``event`` could be approved now, beside what is reserved for others."""
-        return self._current().fits(event, experiment_digest)
-
-    def promised(self, experiment_digest: str) -> FilterState:
-        """Return what was charged, and what is reserved for experiments other than this one."""
-        return self._current().promised(experiment_digest)
-
-    def approval_for(self, experiment_digest: str, *, used_up: bool = False) -> Record | None:
-        """Return the experiment's newest approval, if it has charges left.
-
-        Args:
-            used_up: Return it without charges left, too: its replies may still be asked for again.
-        """
-        approval = self._current().approvals.get(experiment_digest)
-        if approval is None or not (used_up or approval.charges_left):
-            return None
-        return approval.record
-
-    def charge(
-        self,
-        key: RoundKey,
-        *,
-        request_digest: str,
-        experiment_digest: str,
-        plan_digest: str,
-        event: Event,
-    ) -> Charge:
-        """Charge one round, durably, before protected data is opened.
+    def refuse(self, experiment_digest: str, *, by: str, reason: str) -> Record:
+        """Record that the operator does not permit an experiment.
 
         Raises:
-            Refused: ``not_approved`` (no approval, or not of this plan and event),
-                ``approval_used_up``, ``budget``, ``equivocation`` (the key came before with other
-                content), ``lost`` (charged before, never released: the hub needs a new attempt).
-                Recorded, once per key and code.
+            LedgerError: It is approved: withdraw that.
         """
-        work = Work(key, request_digest, experiment_digest, plan_digest, event)
-        with self._file.locked():
-            book = self._refresh()
-            refusal = _why_refused(book, work)
-            if refusal is not None:
-                self._record_refusal(book, work, refusal.code)
-                raise refusal
-            earlier = book.charges.get(key)
-            if earlier is not None:
-                return replace(earlier, replay=True)
-            totals = book.totals_after(event)
-            self._append("charge", {**work.to_json(), "totals": totals})
-            return book.charges[key]
+        with self.chain.locked() as book:
+            if book.open_approval(experiment_digest):
+                raise LedgerError("The experiment is approved here. Withdraw the approval instead.")
+            return self._refuse(experiment_digest, "operator", by=by, reason=reason)
 
-    def release(
-        self, charge: Charge, payload: bytes, *, versions: Mapping[str, str] | None = None
-    ) -> Receipt:
-        """Keep an update in the outbox, record its release, and return the receipt to send.
-
-        The first call decides: a later one for the same charge changes nothing and returns the
-        same receipt.
-
-        Args:
-            versions: Of the software that made the update; part of the receipt.
+    def withdraw(self, experiment_digest: str, *, by: str, reason: str) -> Record:
+        """End an approval. What was charged stays charged; what was held is free again.
 
         Raises:
-            LedgerError: The ledger does not hold this charge.
+            LedgerError: There is no open approval.
         """
-        with self._file.locked():
-            book = self._refresh()
-            _require_charged(book, charge)
-            if charge.seq not in book.releases:
-                body = {
-                    "charge_seq": charge.seq,
-                    "update_digest": self._outbox.put_payload(charge, payload),
-                    "versions": dict(versions or {}),
-                }
-                self._append("release", body)
-            return self._receipt(book, charge)
+        with self.chain.locked() as book:
+            if book.open_approval(experiment_digest) is None:
+                raise LedgerError("There is no open approval of this experiment to withdraw.")
+            body = {"experiment_digest": experiment_digest, "by": by, "reason": reason}
+            return self.chain.append("withdrawal", body)
 
     def note(
         self, what: str, *, by: str, reason: str, experiments: Sequence[str] = (), after: int
@@ -231,11 +162,98 @@ class Ledger:
             ValueError: A text or digest has the wrong form.
         """
         body = note_body(what, by=by, reason=reason, experiments=experiments)
-        with self._file.locked():
-            for earlier in self._refresh().notes:
+        with self.chain.locked() as book:
+            for earlier in book.notes:
                 if earlier.seq > after and dict(earlier.body) == body:
                     return earlier
-            return self._append("note", body)
+            return self.chain.append("note", body)
+
+    # A round.
+
+    def reserve(self, experiment_digest: str, run: str) -> None:
+        """Take up an approval for one run, whole, before its first round; repeating it is safe.
+
+        Raises:
+            Refused: ``not_approved``, or ``approval_used_up``: another run has taken it up.
+        """
+        with self.chain.locked() as book:
+            refusal = why_not_reserved(book, experiment_digest, run, now())
+            if refusal is not None:
+                raise refusal
+            self._reserve(book, experiment_digest, run)
+
+    def charge(  # noqa: PLR0913 - all but one are named
+        self,
+        key: RoundKey,
+        *,
+        request_digest: str,
+        experiment_digest: str,
+        plan_digest: str,
+        event: Event,
+        heads: Mapping[str, str] | None = None,
+    ) -> Charge:
+        """Charge one round, durably, before protected data is opened.
+
+        Args:
+            heads: By site, what the hub shows of the others' ledgers.
+
+        Raises:
+            Refused: ``not_approved`` (no approval, or not of this plan and event, or expired),
+                ``approval_used_up``, ``budget``, ``equivocation`` (the key came before with other
+                content), ``lost`` (charged before, never released: the hub needs a new attempt).
+                Recorded, once per key and code. ``behind``: this ledger is an older copy.
+        """
+        work = Work(key, request_digest, experiment_digest, plan_digest, event)
+        with self.chain.locked() as book:
+            self._require_current()
+            refusal = why_refused(book, work, now())
+            if refusal is not None:
+                self._record_refusal(book, work, refusal.code)
+                raise refusal
+            earlier = book.charges.get(key)
+            if earlier is not None:
+                return replace(earlier, replay=True)
+            self._reserve(book, experiment_digest, key.run)
+            more = {"heads": dict(heads or {}), "totals": book.totals_after([event])}
+            self.chain.append("charge", {**work.to_json(), **more})
+            return book.charges[key]
+
+    def release(
+        self, charge: Charge, payload: bytes, *, versions: Mapping[str, str] | None = None
+    ) -> Receipt:
+        """Keep an update in the outbox, record its release, and return the receipt to send.
+
+        The first call decides: a later one for the same charge changes nothing and returns the
+        same receipt.
+
+        Args:
+            versions: Of the software that made the update; part of the receipt.
+
+        Raises:
+            LedgerError: The ledger does not hold this charge, or holds it as lost.
+        """
+        with self.chain.locked() as book:
+            _require_charged(book, charge)
+            if charge.seq in book.losses:
+                raise LedgerError("This charge was recorded as lost: nothing leaves for it.")
+            if charge.seq not in book.releases:
+                body = {
+                    "charge_seq": charge.seq,
+                    "update_digest": self.outbox.put_payload(charge, payload),
+                    "versions": dict(versions or {}),
+                }
+                self.chain.append("release", body)
+            return self._receipt(book, charge)
+
+    def lose(self, charge: Charge) -> None:
+        """Record that nothing leaves for a charge, nor ever will. The charge stands.
+
+        Raises:
+            LedgerError: The ledger does not hold this charge.
+        """
+        with self.chain.locked() as book:
+            _require_charged(book, charge)
+            self._lose(book, charge.seq)
 
     def stored_release(self, charge: Charge) -> tuple[bytes, Receipt] | None:
         """Return the payload and receipt of a charge, or None if nothing was released for it.
@@ -243,19 +261,50 @@ class Ledger:
         Raises:
             LedgerError: The outbox lost the payload, or holds another one.
         """
-        with self._file.locked():
-            book = self._refresh()
+        with self.chain.locked() as book:
             _require_charged(book, charge)
             release = book.releases.get(charge.seq)
             if release is None:
                 return None
-            payload = self._outbox.payload(charge, release.body["update_digest"])
+            payload = self.outbox.payload(charge, release.body["update_digest"])
             return payload, self._receipt(book, charge)
+
+    def start_mark(self) -> None:
+        """Start the high-water mark where the ledger stands, if one is kept and there is none."""
+        with self.chain.locked():
+            if self.chain.mark() is None:
+                self.chain.keep_mark()
+
+    # What it says.
+
+    def fits(self, event: Event, experiment_digest: str) -> bool:
+        """Tell whether ``event`` could be approved now, beside what is held for others."""
+        return self._current().fits(event, experiment_digest)
+
+    def promised(self, experiment_digest: str) -> FilterState:
+        """Return what was charged, and what is held for experiments other than this one."""
+        return self._current().promised(experiment_digest)
+
+    def approval_for(self, experiment_digest: str, *, used_up: bool = False) -> Record | None:
+        """Return the experiment's open approval, if it has charges left.
+
+        Args:
+            used_up: Return it without charges left, too: its replies may still be asked for again.
+        """
+        approval = self._current().open_approval(experiment_digest)
+        if approval is None or not (used_up or approval.charges_left):
+            return None
+        return approval.record
 
     @property
     def path(self) -> Path:
         """Where the file is."""
-        return self._file.path
+        return self.chain.path
+
+    @property
+    def book(self) -> Book:
+        """What the records add up to now. For reading."""
+        return self._current()
 
     @property
     def policy(self) -> BudgetPolicy:
@@ -273,18 +322,8 @@ class Ledger:
         return str(self._current().genesis.body["population"])
 
     @property
-    def declaration(self) -> Declaration | None:
-        """Who declared the population to be of no human subjects, and why; None for most."""
-        return self._current().declaration
-
-    @property
-    def notes(self) -> tuple[Record, ...]:
-        """What the site recorded beside training, oldest first."""
-        return tuple(self._current().notes)
-
-    @property
     def approvals(self) -> dict[str, Record]:
-        """The newest approval of each experiment, by its digest."""
+        """The newest approval of each experiment, ended ones, too, by its digest."""
         return {name: approval.record for name, approval in self._current().approvals.items()}
 
     @property
@@ -300,84 +339,71 @@ class Ledger:
     @property
     def head(self) -> tuple[int, str]:
         """Position and hash of the newest record."""
-        self._current()
-        newest = self._records[-1]
+        newest = self.records[-1]
         return newest.seq, newest.hash
 
     @property
     def records(self) -> tuple[Record, ...]:
         """All records, oldest first."""
         self._current()
-        return tuple(self._records)
+        return tuple(self.chain.records)
 
     def _current(self) -> Book:
-        with self._file.locked():
-            return self._refresh()
+        with self.chain.locked() as book:
+            return book
 
-    def _refresh(self) -> Book:
-        """Fold in what other processes appended."""
-        for line in self._file.new_lines():
-            self._take(line)
-        if self._book is None:
-            raise LedgerError(
-                f"{self._file.path} holds no complete record, so it is not a ledger. Restore it "
-                "from backup; a new one would forget what was spent."
-            )
-        return self._book
-
-    def _take(self, line: bytes) -> None:
-        seq = len(self._records)
+    def _require_current(self) -> None:
         try:
-            record = parse_record(line)
-            self._require_chained(record)
-            self._fold(record)
-        except (ValueError, LedgerError) as error:
-            raise LedgerError(
-                f"{self._file.path}, line {seq + 1}: {str(error).rstrip('.')}. The file was "
-                "damaged or changed; restore it from backup. Nothing is charged until then."
-            ) from error
+            self.chain.require_not_behind()
+        except LedgerError as error:
+            raise Refused("behind", str(error)) from error
 
-    def _require_chained(self, record: Record) -> None:
-        previous = self._records[-1].hash if self._records else NO_RECORD
-        if (record.seq, record.previous) != (len(self._records), previous):
-            raise LedgerError("The record does not follow the one before it.")
-        if not record.hash_matches():
-            raise LedgerError("The record's hash is not that of its content.")
-        if not record.signed_by(self._key.public_bytes):
-            raise LedgerError("The record was not signed with this site's key.")
+    def _reserve(self, book: Book, experiment_digest: str, run: str) -> None:
+        approval = book.approvals[experiment_digest]
+        if approval.run is None:
+            charges = approval.record.body["charges"]
+            body = {"experiment_digest": experiment_digest, "run": run, "charges": charges}
+            self.chain.append("reservation", body)
 
-    def _fold(self, record: Record) -> None:
-        if self._book is not None:
-            self._book.apply(record)
-        elif record.kind == "genesis" and record.body["public_key"] == self._key.public_bytes.hex():
-            self._book = Book.opened(record)
-        else:
-            raise LedgerError("The first record is not this site's genesis.")
-        self._records.append(record)
-
-    def _append(self, kind: str, body: Mapping[str, Any]) -> Record:
-        previous = self._records[-1]
-        record = Record.signed(
-            self._key, seq=previous.seq + 1, kind=kind, previous=previous.hash, body=body
-        )
-        self._file.append(record.line)
-        self._refresh()
-        return record
+    def _lose(self, book: Book, seq: int) -> None:
+        if seq not in book.releases and seq not in book.losses:
+            self.chain.append("loss", {"charge_seq": seq})
 
     def _record_refusal(self, book: Book, work: Work, code: str) -> None:
         """Record each refusal once per key, up to a limit: a hub cannot flood the ledger."""
+        if code == "lost":
+            self._lose(book, book.charges[work.key].seq)
         if (work.key, code) in book.refused or len(book.refused) >= MAX_REFUSALS:
             return
-        what = work.to_json()
-        names = ("run", "round", "attempt", "request_digest")
-        request = {name: what.pop(name) for name in names}
-        self._append("refusal", {**what, "code": code, "request": request})
+        request = {**work.key.to_json(), "request_digest": work.request_digest}
+        self._refuse(work.experiment_digest, code, of=work, request=request)
+
+    def _refuse(  # noqa: PLR0913 - all but two are named
+        self,
+        experiment_digest: str,
+        code: str,
+        *,
+        of: Terms | Work | None = None,
+        request: Mapping[str, Any] | None = None,
+        by: str | None = None,
+        reason: str | None = None,
+    ) -> Record:
+        body = {
+            "experiment_digest": experiment_digest,
+            "plan_digest": of.plan_digest if of else None,
+            "event": of.event.to_json() if of else None,
+            "code": code,
+            "request": request,
+            "by": by,
+            "reason": reason,
+        }
+        return self.chain.append("refusal", body)
 
     def _receipt(self, book: Book, charge: Charge) -> Receipt:
         release = book.releases[charge.seq]
         unsigned = Receipt(
             site=book.genesis.body["site"],
-            public_key=self._key.public_bytes.hex(),
+            public_key=self.chain.key.public_bytes.hex(),
             ledger=book.genesis.hash,
             experiment_digest=charge.work.experiment_digest,
             plan_digest=charge.work.plan_digest,
@@ -393,51 +419,17 @@ class Ledger:
             update_digest=release.body["update_digest"],
             versions=dict(release.body["versions"]),
         )
-        receipt = unsigned.signed(self._key)
-        self._outbox.put_receipt(charge, receipt)
-        return receipt
-
-    def _does_not_fit(self, book: Book, rounds: int, event: Event) -> str:
-        policy, spent = book.policy, book.state.spent_epsilon(book.policy)
-        if isinstance(event, Unprotected):
-            return (
-                f"{book.genesis.body['population']}: the experiment has privacy kind 'none' "
-                "(epsilon infinite) and this site's policy forbids it. Nothing was read or sent. "
-                "Use privacy kind 'subject_dp'."
+        stored = self.outbox.receipt(charge)
+        if stored is not None and stored.states_the_same(unsigned):
+            return stored
+        if book.rotated > release.seq:
+            raise LedgerError(
+                f"The receipt of record {charge.seq} is gone, and the key that signed it was "
+                "replaced since. Restore the outbox from backup, or let the hub ask anew."
             )
-        return (
-            f"{book.genesis.body['population']}: {rounds} rounds of this experiment do not fit "
-            f"what is left: the filter stands at epsilon {spent:.2f} of "
-            f"{policy.epsilon:g} at delta={policy.delta:g}, beside what other approvals have "
-            "reserved. Nothing was read or sent. Lower rounds or steps, or raise the noise."
-        )
-
-
-def _why_refused(book: Book, work: Work) -> Refused | None:
-    """Return the refusal of this work, or None if it may be charged or sent again."""
-    earlier = book.charges.get(work.key)
-    if earlier is not None:
-        return _why_not_again(book, earlier, work)
-    return _why_not_charged(book, book.approvals.get(work.experiment_digest), work)
-
-
-def _why_not_again(book: Book, earlier: Charge, work: Work) -> Refused | None:
-    if earlier.work != work:
-        return Refused("equivocation", "this run, round and attempt came with other content")
-    if earlier.seq not in book.releases:
-        return Refused("lost", "this attempt was charged but never released; ask for a new one")
-    return None
-
-
-def _why_not_charged(book: Book, approval: Approval | None, work: Work) -> Refused | None:
-    if approval is None or not approval.permits(work):
-        return Refused("not_approved", "no approval of this experiment with this plan and event")
-    if approval.charges_left < 1:
-        return Refused("approval_used_up", "every charge that was approved has been made")
-    if not book.state.admits(book.policy, work.event):
-        limit = f"epsilon {book.policy.epsilon:g} at delta={book.policy.delta:g}"
-        return Refused("budget", f"this round would pass the site's limit of {limit}")
-    return None
+        receipt = unsigned.signed(self.chain.key)
+        self.outbox.put_receipt(charge, receipt)
+        return receipt
 
 
 def _require_charged(book: Book, charge: Charge) -> None:

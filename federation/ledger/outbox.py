@@ -1,12 +1,13 @@
 """Updates as they were released, so that the same request gets the same bytes again."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from federation.canonical import canonical_json, digest_bytes
 from federation.errors import LedgerError
 from federation.files import private_folder, write_atomically
-from federation.ledger.book import Charge
+from federation.ledger.entries import Charge
 from federation.ledger.receipts import Receipt
 
 
@@ -24,20 +25,34 @@ class Outbox:
         """Return where this charge's receipt lies."""
         return self.payload_path(charge).with_suffix(".receipt.json")
 
-    def require_known(self, charges: Iterable[Charge]) -> None:
+    def require_known(self, charges: Iterable[Charge], *, after: int) -> None:
         """Check that every update in the folder belongs to a charge of the ledger.
+
+        Args:
+            after: Newest record that a recovery has accounted for; updates up to it are known.
 
         Raises:
             LedgerError: One does not: the ledger is older than what was released under it.
         """
         known = {self.payload_path(charge).name for charge in charges}
-        unknown = sorted({path.name for path in self._folder.glob("*.update")} - known)
+        names = (path.name for path in self._folder.glob("*.update"))
+        unknown = sorted(name for name in names if name not in known and int(name[:8]) > after)
         if unknown:
             raise LedgerError(
                 f"The outbox holds {len(unknown)} updates that the ledger does not know (first: "
                 f"{unknown[0]}): the ledger is an older copy and has forgotten what they cost. "
-                "Restore the newest one. Nothing is charged until then."
+                "Nothing is charged. Restore the newest copy; if there is none, 'cohortium site "
+                "recover SITE.yaml' spends all that may have been released since."
             )
+
+    def receipt(self, charge: Charge) -> Receipt | None:
+        """Return the receipt as it was signed; None where there is none, or not a whole one."""
+        return _read_receipt(self.receipt_path(charge))
+
+    def receipts(self) -> list[Receipt]:
+        """Return every receipt in the folder, also of charges that the ledger does not know."""
+        found = (_read_receipt(path) for path in sorted(self._folder.glob("*.receipt.json")))
+        return [receipt for receipt in found if receipt is not None]
 
     def put_payload(self, charge: Charge, payload: bytes) -> str:
         """Keep the payload, durably, and return its digest."""
@@ -47,9 +62,7 @@ class Outbox:
 
     def put_receipt(self, charge: Charge, receipt: Receipt) -> None:
         """Keep the receipt for people; the ledger can derive it again at any time."""
-        path = self.receipt_path(charge)
-        if not path.exists():
-            write_atomically(path, canonical_json(receipt.to_json()) + b"\n")
+        write_atomically(self.receipt_path(charge), canonical_json(receipt.to_json()) + b"\n")
 
     def payload(self, charge: Charge, update_digest: str) -> bytes:
         """Return the stored payload.
@@ -71,3 +84,11 @@ class Outbox:
                 "from backup, or ask the hub for a new attempt."
             )
         return payload
+
+
+def _read_receipt(path: Path) -> Receipt | None:
+    try:
+        receipt = Receipt.from_json(json.loads(path.read_bytes()))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return receipt if receipt.verify() else None

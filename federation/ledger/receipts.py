@@ -6,7 +6,6 @@ from typing import Any
 
 from federation.canonical import canonical_json
 from federation.ledger.filter import Event, event_from_json
-from federation.ledger.keys import SiteKey, fingerprint_of, verify_signature
 from federation.ledger.forms import (
     check_digest,
     check_public_key,
@@ -17,6 +16,7 @@ from federation.ledger.forms import (
     check_text,
     check_versions,
 )
+from federation.ledger.keys import SiteKey, fingerprint_of, verify_signature
 
 _SIGNED_AS = b"cohortium receipt v1\0"
 
@@ -68,6 +68,11 @@ class Receipt:
         """Tell whether the key named in the receipt signed it. Whose key that is is not said."""
         key, signature = bytes.fromhex(self.public_key), bytes.fromhex(self.signature)
         return verify_signature(key, self._statement(), signature)
+
+    def states_the_same(self, other: "Receipt") -> bool:
+        """Tell whether both say the same, whichever of a site's keys signed them."""
+        nobody = {"public_key": "", "signature": ""}
+        return {**self.to_json(), **nobody} == {**other.to_json(), **nobody}
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""

@@ -6,7 +6,7 @@ import pytest
 from federation.canonical import digest
 from federation.ledger.filter import BudgetPolicy, Event, PoissonGaussian
 from federation.ledger.keys import SiteKey
-from federation.ledger.ledger import Charge, Ledger, RoundKey
+from federation.ledger.ledger import Charge, Ledger, RoundKey, Terms
 
 EXPERIMENT, PLAN = digest("experiment"), digest("plan")
 
@@ -20,26 +20,39 @@ class World:
     ledger: Ledger
     event: Event
 
-    def approve(self, *, rounds=12, attempts=12, experiment=EXPERIMENT, plan=PLAN, event=None):
+    def approve(self, *, charges=12, experiment=EXPERIMENT, plan=PLAN, event=None, **more):
         return self.ledger.approve(
-            experiment,
-            plan,
-            event=event or self.event,
-            rounds=rounds,
-            attempts=attempts,
-            approver="Dr. Rivera",
-            commitment=digest("data"),
+            Terms(
+                experiment,
+                plan,
+                event or self.event,
+                charges,
+                commitment=digest("data"),
+                approver="Dr. Rivera",
+                software=digest("software"),
+                **more,
+            )
         )
 
     def charge(
-        self, round_=1, *, attempt=0, request="weights", plan=PLAN, event=None, run="run-1"
+        self,
+        round_=1,
+        *,
+        attempt=0,
+        request="weights",
+        plan=PLAN,
+        event=None,
+        run="run-1",
+        experiment=EXPERIMENT,
+        heads=None,
     ) -> Charge:
         return self.ledger.charge(
             RoundKey(run, round_, attempt),
             request_digest=digest([request, round_]),
-            experiment_digest=EXPERIMENT,
+            experiment_digest=experiment,
             plan_digest=plan,
             event=event or self.event,
+            heads=heads,
         )
 
     def reopened(self) -> Ledger:

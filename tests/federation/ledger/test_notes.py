@@ -2,7 +2,7 @@ import pytest
 
 from federation.canonical import digest
 from federation.errors import LedgerError, PrivacyBudgetError
-from federation.ledger.book import Declaration
+from federation.ledger.entries import Declaration
 from federation.ledger.filter import BudgetPolicy, Unprotected
 from federation.ledger.ledger import Ledger
 from federation.ledger.records import BODIES, MAX_NOTED_EXPERIMENTS, Record

@@ -1,0 +1,73 @@
+"""Whether a site's ledger says yes, and the words in which it says no. Nothing is written here."""
+
+from federation.errors import Refused
+from federation.ledger.book import Book
+from federation.ledger.entries import Approval, Charge, Terms, Work
+from federation.ledger.filter import Unprotected
+
+
+def why_refused(book: Book, work: Work, at: str) -> Refused | None:
+    """Return the refusal of this work, or None if it may be charged or sent again.
+
+    Args:
+        at: The present time, as records have it.
+    """
+    earlier = book.charges.get(work.key)
+    if earlier is not None:
+        return _why_not_again(book, earlier, work)
+    refusal = why_not_reserved(book, work.experiment_digest, work.key.run, at)
+    if refusal is not None:
+        return refusal
+    return _why_not_charged(book, book.approvals[work.experiment_digest], work)
+
+
+def why_not_reserved(book: Book, experiment_digest: str, run: str, at: str) -> Refused | None:
+    """Return why a run may not take up an experiment's approval, or go on under it."""
+    approval = book.open_approval(experiment_digest)
+    if approval is None:
+        return Refused("not_approved", "no open approval of this experiment")
+    if approval.expired(at):
+        return Refused("not_approved", f"the approval expired at {approval.record.body['expires']}")
+    if approval.run == run:
+        return None
+    if approval.run is not None or run in book.runs:
+        return Refused(
+            "approval_used_up", "an approval is for one run, and another has taken it up"
+        )
+    return None
+
+
+def _why_not_again(book: Book, earlier: Charge, work: Work) -> Refused | None:
+    if earlier.work != work:
+        return Refused("equivocation", "this run, round and attempt came with other content")
+    if earlier.seq not in book.releases:
+        return Refused("lost", "this attempt was charged but never released; ask for a new one")
+    return None
+
+
+def _why_not_charged(book: Book, approval: Approval, work: Work) -> Refused | None:
+    if not approval.permits(work):
+        return Refused("not_approved", "no approval of this experiment with this plan and event")
+    if approval.charges_left < 1:
+        return Refused("approval_used_up", "every charge that was approved has been made")
+    if not book.state.admits(book.policy, work.event):
+        limit = f"epsilon {book.policy.epsilon:g} at delta={book.policy.delta:g}"
+        return Refused("budget", f"this round would pass the site's limit of {limit}")
+    return None
+
+
+def does_not_fit(book: Book, terms: Terms) -> str:
+    """Say why an experiment cannot be approved, and what would help."""
+    policy, spent = book.policy, book.state.spent_epsilon(book.policy)
+    population = book.genesis.body["population"]
+    if isinstance(terms.event, Unprotected):
+        return (
+            f"{population}: the experiment has privacy kind 'none' (epsilon infinite) and this "
+            "site's policy forbids it. Nothing was read or sent. Use privacy kind 'subject_dp'."
+        )
+    return (
+        f"{population}: {terms.charges} rounds of this experiment do not fit what is left: the "
+        f"filter stands at epsilon {spent:.2f} of {policy.epsilon:g} at delta={policy.delta:g}, "
+        "beside what other approvals hold. Nothing was read or sent. Lower rounds or steps, or "
+        "raise the noise."
+    )

@@ -1,0 +1,121 @@
+"""What happens to a ledger beside its rounds: runs end, keys change, copies fall behind."""
+
+from collections.abc import Iterable, Mapping
+
+from federation.canonical import canonical_json
+from federation.errors import Refused
+from federation.ledger.book import Book
+from federation.ledger.closings import Closing
+from federation.ledger.high_water import behind
+from federation.ledger.keys import SiteKey
+from federation.ledger.ledger import Ledger
+from federation.ledger.receipts import Receipt
+from federation.ledger.records import Record
+from federation.ledger.recovery import Forgotten, forgotten
+
+_PROOF_OF = b"cohortium key rotation v1\0"
+
+
+def conclude(
+    ledger: Ledger,
+    run: str,
+    experiment_digest: str,
+    *,
+    heads: Mapping[str, str],
+    model_digest: str | None,
+) -> Closing:
+    """End a run: nothing more is charged for it, and what was left of it is free again.
+
+    Args:
+        heads: By site, the newest head that the hub has of each.
+
+    Returns:
+        The same signed statement for the same request.
+
+    Raises:
+        Refused: ``not_approved``: no such run; ``equivocation``: closed with other content.
+    """
+    body = {
+        "experiment_digest": experiment_digest,
+        "run": run,
+        "heads": dict(heads),
+        "model_digest": model_digest,
+    }
+    with ledger.chain.locked() as book:
+        record = book.closings.get(run)
+        if record is None:
+            approval = book.open_approval(experiment_digest)
+            if approval is None or approval.run != run:
+                raise Refused("not_approved", "no such run is open here")
+            record = ledger.chain.append("closing", body)
+        if dict(record.body) != body:
+            raise Refused("equivocation", "the run was closed with other content")
+        return _closing(book, record, ledger.chain.key)
+
+
+def _closing(book: Book, record: Record, key: SiteKey) -> Closing:
+    return Closing(
+        site=book.genesis.body["site"],
+        public_key=key.public_bytes.hex(),
+        ledger=book.genesis.hash,
+        seq=record.seq,
+        head=record.hash,
+        **record.body,
+    ).signed(key)
+
+
+def rotate(ledger: Ledger, new: SiteKey) -> None:
+    """Sign with another key from the next record on. Open the ledger with it afterwards."""
+    with ledger.chain.locked() as book:
+        public_key = new.public_bytes.hex()
+        previous = ledger.chain.records[-1].hash
+        claim = {"ledger": book.genesis.hash, "previous": previous, "public_key": public_key}
+        proof = new.sign(_PROOF_OF + canonical_json(claim)).hex()
+        ledger.chain.append("key_rotation", {"public_key": public_key, "proof": proof})
+
+
+def missing(ledger: Ledger, receipts: Iterable[Receipt] = ()) -> Forgotten | None:
+    """Return what this copy has forgotten, by the mark, the outbox and others' receipts.
+
+    Args:
+        receipts: Any that this site has signed; others are passed over.
+    """
+    with ledger.chain.locked() as book:
+        return _missing(ledger, book, receipts)
+
+
+def recover(
+    ledger: Ledger, *, by: str, reason: str, receipts: Iterable[Receipt] = ()
+) -> Forgotten | None:
+    """Spend everything that an older copy may have forgotten, and unlock it.
+
+    Every open approval ends. None if the copy lacks nothing, and nothing is recorded then.
+    """
+    with ledger.chain.locked() as book:
+        lost = _missing(ledger, book, receipts)
+        if lost is not None:
+            events = lost.spends.events()
+            body = {
+                "by": by,
+                "reason": reason,
+                "seen_seq": lost.seen_seq,
+                "seen_hash": lost.seen_hash,
+                "spends": [event.to_json() for event in events],
+                "totals": book.totals_after(events),
+            }
+            ledger.chain.append_recovery(body)
+        return lost
+
+
+def _missing(ledger: Ledger, book: Book, receipts: Iterable[Receipt]) -> Forgotten | None:
+    mark = ledger.chain.mark()
+    hashes = [record.hash for record in ledger.chain.records]
+    if mark is not None and not behind(mark, book.genesis.hash, hashes):
+        mark = None
+    own = [
+        receipt
+        for receipt in (*receipts, *ledger.outbox.receipts())
+        if receipt.ledger == book.genesis.hash and receipt.verify()
+        if receipt.public_key in book.keys and receipt.charge_seq > book.recovered
+    ]
+    return forgotten(book, mark, own)
