@@ -5,19 +5,35 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from federation.audit.accounting import PldEpsilon, pld_epsilon
+from federation.audit.claims import NOT_ANCHORED, Claim, claims_of, records_after_anchor
+from federation.audit.evidence import (
+    RECEIPT,
+    Statement,
+    about,
+    check_heads,
+    check_statements,
+    statements,
+)
 from federation.audit.replay import Replay, replay_file
-from federation.ledger.filter import BudgetPolicy, FilterState
+from federation.audit.state import counted
+from federation.ledger.closings import Closing
+from federation.ledger.filter import BudgetPolicy
 from federation.ledger.keys import fingerprint_of
 from federation.ledger.receipts import Receipt
-from federation.ledger.records import INSECURE_RANDOMNESS, Record
+
+if TYPE_CHECKING:  # it reads experiments, too, and verifying needs none of that
+    from federation.audit.report_sources import SelfAuditSeen
+
+__all__ = ["NOT_ANCHORED", "Report", "Trust", "Verdict", "verify_ledger", "verify_ledgers"]
 
 Trust = Mapping[str, str] | Collection[str]
 """Fingerprints by site name, or fingerprints alone."""
 
-NOT_ANCHORED = "tail not anchored: pass --receipts"
+Identity = Literal["trusted", "unknown"]
+EXACT_COUNTS = "counts: exact"
 
 
 @dataclass(frozen=True)
@@ -25,12 +41,16 @@ class Verdict:
     """What is known of one ledger after checking it.
 
     Attributes:
-        identity: Whether the key that signed is one that the reader trusts.
+        fingerprint: Of the key of the genesis record, by which the site is known.
+        identity: Whether that key is one that the reader trusts.
+        claims: What the ledger says, one by one, and how far each is shown.
         problems: Why the ledger is not to be believed; empty if it is consistent.
         notes: What a reader should know although it is no fault.
         spent_epsilon: State of the site's own filter, recomputed.
         rdp_epsilon: The same by dp-accounting, from its own totals.
         pld: Epsilon if nothing had been chosen adaptively.
+        replace_one: The same between data sets where one subject's data are other data; where an
+            approval lets exact counts leave, for these say who is present.
         totals: dp-accounting's Rényi divergence at each order of the policy.
     """
 
@@ -38,17 +58,20 @@ class Verdict:
     site: str
     population: str
     fingerprint: str
-    identity: Literal["trusted", "unknown"]
+    identity: Identity
+    claims: tuple[Claim, ...]
     problems: tuple[str, ...]
     notes: tuple[str, ...]
     policy: BudgetPolicy | None
     spent_epsilon: float
     rdp_epsilon: float
     pld: PldEpsilon
+    replace_one: PldEpsilon | None
     totals: tuple[float, ...]
     charges: int
     unprotected_charges: int
     releases: int
+    losses: int
     refusals: Mapping[str, int]
     head: tuple[int, str] | None
 
@@ -71,6 +94,7 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values; an infinite epsilon is null beside ``unprotected_charges``."""
+        replace_one = self.replace_one
         return {
             "path": str(self.path),
             "site": self.site,
@@ -79,6 +103,7 @@ class Verdict:
             "identity": self.identity,
             "verdict": self.summary,
             "ok": self.ok,
+            "claims": [claim.to_json() for claim in self.claims],
             "problems": list(self.problems),
             "notes": list(self.notes),
             "policy": self.policy.to_json() if self.policy else None,
@@ -86,10 +111,13 @@ class Verdict:
             "rdp_epsilon": _finite(self.rdp_epsilon),
             "pld_epsilon": self.pld.value,
             "pld_note": self.pld.note,
+            "replace_one_epsilon": replace_one.value if replace_one else None,
+            "replace_one_note": replace_one.note if replace_one else None,
             "rdp_totals": list(self.totals),
             "charges": self.charges,
             "unprotected_charges": self.unprotected_charges,
             "releases": self.releases,
+            "losses": self.losses,
             "refusals": dict(self.refusals),
             "head": list(self.head) if self.head else None,
         }
@@ -111,7 +139,7 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """Return the versioned JSON object that ``cohortium audit verify --json`` prints."""
         return {
-            "format": "cohortium-audit-verify/1",
+            "format": "cohortium-audit-verify/2",
             "ok": self.ok,
             "problems": list(self.problems),
             "notes": list(self.notes),
@@ -120,110 +148,128 @@ class Report:
 
 
 def verify_ledger(
-    path: Path, *, trust: Trust | None = None, receipts: Iterable[Receipt] = ()
+    path: Path,
+    *,
+    trust: Trust | None = None,
+    receipts: Iterable[Receipt] = (),
+    closings: Iterable[Closing] = (),
 ) -> Verdict:
     """Check one ledger file. Never raises on what the file holds: that becomes a problem.
 
     Args:
         trust: Whom the reader believes. Without it the identity stays unknown.
         receipts: What left the site, kept by others. Receipts under other keys are passed over.
+        closings: What the site signed at the end of runs, likewise.
     """
-    return _judge(path, replay_file(path), trust, tuple(receipts))
+    (verdict,) = verify_ledgers([path], trust=trust, receipts=receipts, closings=closings).verdicts
+    return verdict
 
 
 def verify_ledgers(
-    paths: Sequence[Path], *, trust: Trust | None = None, receipts: Iterable[Receipt] = ()
+    paths: Sequence[Path],
+    *,
+    trust: Trust | None = None,
+    receipts: Iterable[Receipt] = (),
+    closings: Iterable[Closing] = (),
+    self_audits: Sequence["SelfAuditSeen"] = (),
 ) -> Report:
     """Check ledgers together.
 
     A receipt of a given site that belongs to another ledger is a problem: the site's ledger was
-    replaced. Receipts of sites whose ledger was not given are noted as not checked.
+    replaced. Statements of sites whose ledger was not given are noted as not checked.
+
+    Args:
+        self_audits: What sites' own tests of their noise said; it stands beside what is shown.
     """
     replays = {path: replay_file(path) for path in paths}
-    ledgers = {replay.genesis.hash for replay in replays.values() if replay.genesis}
-    keys = {replay.genesis.body["public_key"] for replay in replays.values() if replay.genesis}
-    given = tuple(receipts)
-    verdicts = tuple(
-        _judge(path, replay, trust, _receipts_for(replay, given, ledgers))
-        for path, replay in replays.items()
-    )
-    problems = _several_ledgers(replays.values())
-    problems += [f"{_name(r)}: it is not validly signed" for r in given if not r.verify()]
-    strangers = Counter(
-        r.site for r in given if r.ledger not in ledgers and r.public_key not in keys and r.verify()
-    )
-    sites = {replay.genesis.body["site"] for replay in replays.values() if replay.genesis}
-    problems += [
-        f"{count} receipts of {site} belong to another ledger than the one given: it was replaced "
-        "or started anew, or somebody else signs under its name"
-        for site, count in strangers.items()
-        if site in sites
-    ]
-    notes = (
-        f"{count} receipts of {site} were not checked: its ledger was not given"
-        for site, count in strangers.items()
-        if site not in sites
-    )
-    return Report(verdicts, tuple(problems), tuple(notes))
+    said = statements([*receipts, *closings])
+    given = tuple(replays.values())
+    _compare_ledgers(given)
+    for replay in given:
+        check_statements(replay, about(replay, said))
+        _check_randomness(replay)
+    notes = check_heads(given, said)
+    problems, passed_over = _strangers(given, said)
+    verdicts = tuple(_judge(path, replays[path], trust, self_audits) for path in replays)
+    return Report(verdicts, tuple(problems), (*notes, *passed_over))
 
 
-def _several_ledgers(replays: Iterable[Replay]) -> list[str]:
+def _compare_ledgers(replays: Sequence[Replay]) -> None:
     """Find sites that show more than one ledger for one population: each would be a budget."""
-    ledgers: dict[tuple[str, str], set[str]] = {}
+    shown: dict[tuple[str, str], list[Replay]] = {}
     for replay in replays:
         if replay.genesis is not None:
-            body = replay.genesis.body
-            ledgers.setdefault((body["site"], body["population"]), set()).add(replay.genesis.hash)
-    return [
-        f"{site} has {len(hashes)} ledgers for {population}: a population has one budget"
-        for (site, population), hashes in ledgers.items()
-        if len(hashes) > 1
-    ]
+            shown.setdefault((replay.site, replay.genesis.body["population"]), []).append(replay)
+    for (site, population), own in shown.items():
+        different = len({replay.genesis.hash for replay in own if replay.genesis})
+        for replay in own:
+            if different > 1:
+                text = f"{site} has {different} ledgers for {population}: a population has one"
+                replay.problem("charged", f"{text} budget")
+            elif any(_forked(replay, other) for other in own):
+                text = "another copy of this ledger goes on otherwise: one of them was rewritten"
+                replay.problem("chain", text)
 
 
-def _receipts_for(
-    replay: Replay, receipts: tuple[Receipt, ...], ledgers: set[str]
-) -> tuple[Receipt, ...]:
-    """Return this ledger's receipts, and its key's receipts for ledgers that nobody showed."""
-    if replay.genesis is None:
-        return ()
-    own, key = replay.genesis.hash, replay.genesis.body["public_key"]
-    return tuple(
-        r for r in receipts if r.ledger == own or (r.public_key == key and r.ledger not in ledgers)
-    )
+def _forked(one: Replay, other: Replay) -> bool:
+    """Tell whether two copies of one ledger differ before the shorter one's end."""
+    shared = min(max(one.records, default=-1), max(other.records, default=-1))
+    ends = [replay.records[shared].hash for replay in (one, other) if shared in replay.records]
+    return len(set(ends)) > 1
+
+
+def _strangers(replays: Sequence[Replay], said: Iterable[Statement]) -> tuple[list[str], list[str]]:
+    """Return what is wrong with statements about none of the ledgers, and what was not checked."""
+    sites = {replay.site for replay in replays if replay.genesis}
+    strange = [s for s in said if not any(about(replay, [s]) for replay in replays)]
+    problems = [f"{s.name}: it is not validly signed" for s in strange if not s.valid]
+    notes = []
+    kinds = Counter((s.kind, s.of.site) for s in strange if s.valid)
+    for (kind, site), count in kinds.items():
+        if site in sites:
+            problems.append(
+                f"{counted(count, kind)} of {site}: of another ledger than the one given; it was "
+                "replaced or started anew, or somebody else signs under its name"
+            )
+        else:
+            notes.append(f"{counted(count, kind)} of {site} not checked: its ledger was not given")
+    return problems, notes
 
 
 def _judge(
-    path: Path, replay: Replay, trust: Trust | None, receipts: tuple[Receipt, ...]
+    path: Path, replay: Replay, trust: Trust | None, self_audits: Sequence["SelfAuditSeen"]
 ) -> Verdict:
-    site, fingerprint, identity = _identify(replay, trust)
-    _check_receipts(replay, receipts)
-    _check_randomness(replay)
-    spent, policy = _spent_by_filter(replay), replay.policy
-    unprotected = replay.num_unprotected
+    fingerprint, identity = _identify(replay, trust)
+    replace_one = _replace_one(replay)
+    spent, policy = replay.spent, replay.policy
+    unprotected = spent.num_unprotected if spent else 0
+    rdp_epsilon = spent.rdp_epsilon if spent else 0.0
     return Verdict(
         path=path,
-        site=site,
+        site=replay.site,
         population=replay.genesis.body["population"] if replay.genesis else "",
         fingerprint=fingerprint,
         identity=identity,
+        claims=claims_of(replay, trusted=identity == "trusted", self_audits=self_audits),
         policy=policy,
-        spent_epsilon=spent,
-        rdp_epsilon=inf if unprotected else replay.rdp_epsilon,
+        spent_epsilon=spent.filter_epsilon if spent else 0.0,
+        rdp_epsilon=inf if unprotected else rdp_epsilon,
         pld=_pld(replay),
-        totals=replay.totals,
+        replace_one=replace_one,
+        totals=spent.totals if spent else (),
         charges=len(replay.charges),
         unprotected_charges=unprotected,
         releases=len(replay.releases),
+        losses=len(replay.losses),
         refusals=dict(replay.refusals),
         head=(replay.head.seq, replay.head.hash) if replay.head else None,
         problems=tuple(replay.problems),
-        notes=(*replay.notes, *_told(replay)),
+        notes=(*replay.notes, *_tail(replay), *_told(replay), *_exact_counts(replace_one)),
     )
 
 
 def _told(replay: Replay) -> list[str]:
-    """Return what the site's notes say, in at most two sentences: they crowd out nothing else."""
+    """Return what else the records say, in a few sentences: they crowd out nothing else."""
     told = []
     if replay.declaration is not None:
         by, reason = replay.declaration
@@ -231,118 +277,92 @@ def _told(replay: Replay) -> list[str]:
     others = [f"{n} {what}" for what, n in sorted(replay.noted.items()) if what != "declaration"]
     if others:
         told.append(f"the site recorded, beside training: {', '.join(others)}")
+    if replay.recoveries:
+        number = counted(len(replay.recoveries), "time")
+        told.append(f"it fell behind {number}, and spent all that could have been released since")
+    if replay.merges:
+        number = counted(len(replay.merges), "merge")
+        told.append(f"{number} charged here what shared subjects had lost elsewhere")
+    if replay.merged_into is not None:
+        told.append(f"its budget goes on in another ledger, {replay.merged_into[:19]}")
+    if len(replay.keys) > 1:
+        now = fingerprint_of(bytes.fromhex(replay.keys[-1][1]))
+        number = counted(len(replay.keys) - 1, "time")
+        told.append(f"its key was replaced {number}; now {now} signs")
     return told
 
 
-def _identify(
-    replay: Replay, trust: Trust | None
-) -> tuple[str, str, Literal["trusted", "unknown"]]:
+def _identify(replay: Replay, trust: Trust | None) -> tuple[str, Identity]:
     if replay.genesis is None:
-        return "", "", "unknown"
-    site = str(replay.genesis.body["site"])
+        return "", "unknown"
     fingerprint = fingerprint_of(bytes.fromhex(replay.genesis.body["public_key"]))
     if trust is None:
-        return site, fingerprint, "unknown"
+        return fingerprint, "unknown"
     trusted = set(trust.values()) if isinstance(trust, Mapping) else set(trust)
     if fingerprint not in trusted:
-        replay.problem(f"it is signed with {fingerprint}, which is not among the trusted keys")
-        return site, fingerprint, "unknown"
-    if isinstance(trust, Mapping) and trust.get(site, fingerprint) != fingerprint:
-        replay.problem(f"it calls itself {site!r}, a name that is trusted with another key")
-    return site, fingerprint, "trusted"
+        text = f"it is signed with {fingerprint}, which is not among the trusted keys"
+        replay.problem("identity", text)
+        return fingerprint, "unknown"
+    if isinstance(trust, Mapping) and trust.get(replay.site, fingerprint) != fingerprint:
+        text = f"it calls itself {replay.site!r}, a name that is trusted with another key"
+        replay.problem("identity", text)
+    return fingerprint, "trusted"
 
 
-def _spent_by_filter(replay: Replay) -> float:
-    """Return what the site's own filter says of the same charges."""
-    if replay.policy is None:
-        return 0.0
-    return FilterState(dict(replay.steps), replay.num_unprotected).spent_epsilon(replay.policy)
-
-
-def _pld(replay: Replay) -> PldEpsilon:
-    if replay.policy is None:
+def _pld(replay: Replay, *, replace_one: bool = False) -> PldEpsilon:
+    spent = replay.spent
+    if spent is None:
         return PldEpsilon(None, "there is no policy")
-    if replay.num_unprotected:
+    if spent.num_unprotected:
         return PldEpsilon(None, "infinite: a charge was made without noise")
-    return pld_epsilon(replay.steps, delta=replay.policy.delta, rdp_epsilon=replay.rdp_epsilon)
+    return pld_epsilon(
+        spent.steps,
+        delta=spent.policy.delta,
+        rdp_epsilon=spent.rdp_epsilon,
+        replace_one=replace_one,
+    )
 
 
-def _check_receipts(replay: Replay, receipts: tuple[Receipt, ...]) -> None:
-    genesis = replay.genesis
-    if genesis is None:
-        return
-    key = genesis.body["public_key"]
-    own = [r for r in receipts if r.public_key == key or r.ledger == genesis.hash]
-    for receipt in own:
-        wrong = _wrong_with(replay, receipt, ledger=genesis.hash, key=key)
-        if wrong:
-            replay.problem(f"{_name(receipt)}: {wrong}")
-    _note_tail(replay, own)
+def _replace_one(replay: Replay) -> PldEpsilon | None:
+    """Exact counts give away who is present; what is left is which data of theirs."""
+    if all(EXACT_COUNTS not in record.body["leaves"] for record in replay.approvals):
+        return None
+    return _pld(replay, replace_one=True)
+
+
+def _exact_counts(replace_one: PldEpsilon | None) -> list[str]:
+    if replace_one is None:
+        return []
+    value = replace_one.value
+    stated = "not computed" if value is None else f"{value:.4g}"
+    return [
+        "exact counts may leave, which say how many subjects there are: between data sets where "
+        f"one subject's data are other data, epsilon by PLD is {stated} ({replace_one.note})"
+    ]
 
 
 def _check_randomness(replay: Replay) -> None:
-    name, insecure = INSECURE_RANDOMNESS
-    marked = [r for r in replay.releases.values() if r.body["versions"].get(name) == insecure]
-    if marked:
+    """Rule 9."""
+    if replay.num_insecure:
         replay.problem(
-            f"{len(marked)} updates were released with a test's randomness ({insecure}): whoever "
-            "knows its seed can take the noise away, so they protected nobody"
+            "noise",
+            f"{counted(replay.num_insecure, 'update')} released with a test's randomness "
+            "(insecure-test): whoever knows its seed can take the noise away, so they protected "
+            "nobody",
         )
 
 
-def _wrong_with(replay: Replay, receipt: Receipt, *, ledger: str, key: str) -> str:
-    if receipt.public_key != key or not receipt.verify():
-        return "it is not signed with this ledger's key"
-    if receipt.ledger != ledger:
-        return "this site's key signed it for another ledger; was the ledger started anew?"
-    charge, approval = replay.charges.get(receipt.charge_seq, (None, None))
-    release = replay.releases.get(receipt.charge_seq)
-    if charge is None or release is None:
-        return "the ledger does not hold its charge and release: records are missing"
-    if (charge.previous, release.hash) != (receipt.head_before, receipt.head_after):
-        return "the ledger's past is not the one that the site signed then"
-    if _stated(receipt) != _recorded(replay, charge, approval):
-        return "it states something else than the ledger"
-    return ""
-
-
-def _stated(receipt: Receipt) -> dict[str, Any]:
-    stated = receipt.to_json()
-    about_chain = ("public_key", "ledger", "charge_seq", "head_before", "head_after", "signature")
-    return {name: value for name, value in stated.items() if name not in about_chain}
-
-
-def _recorded(replay: Replay, charge: Record, approval: Record | None) -> dict[str, Any]:
-    names = ("experiment_digest", "plan_digest", "run", "round", "attempt", "request_digest")
-    release = replay.releases[charge.seq].body
-    return {
-        **{name: charge.body[name] for name in (*names, "event")},
-        "site": replay.genesis.body["site"] if replay.genesis else "",
-        "commitment": approval.body["commitment"] if approval else "",
-        "update_digest": release["update_digest"],
-        "versions": release["versions"],
-    }
-
-
-def _note_tail(replay: Replay, receipts: list[Receipt]) -> None:
-    if not receipts:
-        replay.note(NOT_ANCHORED)
-        return
-    seqs = Counter(receipt.charge_seq for receipt in receipts)
-    missing = sum(1 for seq in replay.releases if seq not in seqs)
-    if missing:
-        replay.note(f"{missing} releases have no receipt here")
-    anchored = max(
-        (record.seq for seq, record in replay.releases.items() if seq in seqs), default=-1
-    )
-    after = len(replay.hashes) - 1 - anchored
+def _tail(replay: Replay) -> list[str]:
+    if not replay.anchors:
+        return [NOT_ANCHORED]
+    missing = len(replay.releases) - len(replay.anchors.get(RECEIPT, ()))
+    after = records_after_anchor(replay)
+    notes = []
+    if missing > 0:
+        notes.append(f"{counted(missing, 'release')} without a receipt here")
     if after > 0:
-        replay.note(f"{after} records after the newest receipt are not anchored")
-
-
-def _name(receipt: Receipt) -> str:
-    where = f"run {receipt.run}, round {receipt.round}, attempt {receipt.attempt}"
-    return f"receipt of {receipt.site} ({where})"
+        notes.append(f"{counted(after, 'record')} after the newest that others hold: not anchored")
+    return notes
 
 
 def _finite(value: float) -> float | None:

@@ -1,27 +1,35 @@
 """``cohortium audit``: for boards and auditors. Decodes arguments, prints verdicts."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from federation.audit.verify import Report, Verdict, verify_ledgers
+from federation.audit.sources import find_sources, read_closings, read_receipts, read_text
+from federation.audit.verify import verify_ledgers
+from federation.cli.show_audit import show
 from federation.errors import FederationError
-from federation.ledger.receipts import Receipt
+
+if TYPE_CHECKING:
+    from federation.audit.report_sources import SelfAuditSeen
+
+__all__ = ["app", "read_receipts", "read_trust"]
 
 app = typer.Typer(no_args_is_help=True, help="Check what sites say their subjects have lost.")
 
 VERIFY_HELP = """Check ledgers: hash chain, signatures, approvals, and epsilon by dp-accounting.
 
-Nothing is sent anywhere, and neither a site's key nor its images are needed.
+Nothing is sent anywhere, and neither a site's key nor its images are needed. PATH is a ledger, or
+a folder that is searched for ledgers, receipts and closings: what a run left, a site's state
+folder, a hub's folder, or an export of an MLflow run.
 
 \b
 Examples:
+  cohortium audit verify --trust trust.txt runs/brains/ site-a/state/ site-b/state/
   cohortium audit verify --trust trust.txt --receipts out/receipts.json a.jsonl
   cohortium audit verify --trust SHA256:Zmh6...fKSU a.jsonl b.jsonl
   cohortium audit verify --trust trust.txt --json a.jsonl > verdict.json
@@ -31,8 +39,15 @@ A trust file has one site a line, as each site told you itself:
   # name     fingerprint
   hospital-a SHA256:Zmh6rfhivXdsj8GLjp+OIAiXFIVu4jOzkCpZHQ1fKSU
 
-Receipts are the JSON lists that a run leaves beside its model. Without them a site could leave
-out its newest records unnoticed.
+Receipts and closings are the JSON lists that a run leaves beside its model. Without them a site
+could leave out its newest records unnoticed; from the site itself they are worth nothing.
+
+\b
+Each claim of a ledger is one of
+  recomputed    shown from the files, whoever wrote them
+  signed        a key that you trust stands for it
+  asserted      somebody says so
+  contradicted  it is not so
 
 Exit status: 0 verified; 1 contradicted, or no --trust; 2 the command cannot be run as given.
 """
@@ -44,8 +59,8 @@ def audit() -> None:
 
 
 @app.command(help=VERIFY_HELP)
-def verify(
-    ledgers: Annotated[list[Path], typer.Argument(metavar="LEDGER...", show_default=False)],
+def verify(  # noqa: PLR0913, PLR0917 - options of a command
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", show_default=False)],
     trust: Annotated[
         list[str] | None,
         typer.Option(metavar="FILE|SHA256:...", help="Trust file, or a fingerprint. Repeatable."),
@@ -54,20 +69,34 @@ def verify(
         list[Path] | None,
         typer.Option(metavar="FILE", help="Receipts that a run left. Repeatable."),
     ] = None,
+    closings: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Closings that a run left. Repeatable."),
+    ] = None,
+    self_audit: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE|FOLDER", help="A site's own test of its noise. Repeatable."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Check ledgers and print a verdict on each."""
     try:
         trusted = read_trust(trust) if trust else None
-        given = [receipt for path in receipts or () for receipt in read_receipts(path)]
+        found = find_sources(paths, receipts=receipts or (), closings=closings or ())
+        report = verify_ledgers(
+            found.ledgers,
+            trust=trusted,
+            receipts=[receipt for path in found.receipts for receipt in read_receipts(path)],
+            closings=[closing for path in found.closings for closing in read_closings(path)],
+            self_audits=_self_audits(self_audit or []),
+        )
     except FederationError as error:
         Console(stderr=True).print(Text(f"Error: {error}"), soft_wrap=True)
         raise typer.Exit(2) from error
-    report = verify_ledgers(ledgers, trust=trusted, receipts=given)
     if as_json:
-        typer.echo(json.dumps(report.to_json(), indent=2))
+        typer.echo(json.dumps({**report.to_json(), "found": found.to_json()}, indent=2))
     else:
-        _show(report)
+        show(report, found)
     raise typer.Exit(0 if report.ok else 1)
 
 
@@ -86,36 +115,17 @@ def read_trust(values: list[str]) -> dict[str, str]:
     return trusted
 
 
-def read_receipts(path: Path) -> list[Receipt]:
-    """Return the receipts in a JSON list.
+def _self_audits(paths: list[Path]) -> "Sequence[SelfAuditSeen]":
+    if not paths:
+        return ()
+    from federation.audit.report_sources import read_self_audits
 
-    Raises:
-        FederationError: The file is missing, not JSON, or an entry is not a receipt.
-    """
-    try:
-        values = json.loads(_read(path, "receipts"))
-    except (ValueError, RecursionError) as error:
-        raise FederationError(
-            f"{path} is not JSON. Pass the receipts.json that a run left, unchanged."
-        ) from error
-    if not isinstance(values, list):
-        raise FederationError(f"{path} is not a JSON list of receipts, as a run leaves it.")
-    return [_receipt(path, position, value) for position, value in enumerate(values)]
-
-
-def _receipt(path: Path, position: int, value: object) -> Receipt:
-    try:
-        return Receipt.from_json(value)
-    except ValueError as error:
-        raise FederationError(
-            f"{path}, entry {position + 1}: {error}. Pass the receipts.json that a run left, "
-            "unchanged."
-        ) from error
+    return read_self_audits(paths)
 
 
 def _trust_file(path: Path) -> dict[str, str]:
     trusted: dict[str, str] = {}
-    for number, line in enumerate(_read(path, "trust").splitlines(), start=1):
+    for number, line in enumerate(read_text(path, "trust").splitlines(), start=1):
         words = line.split("#")[0].split()
         if not words:
             continue
@@ -138,79 +148,3 @@ def _fingerprint(text: str, where: str) -> str:
             "Copy it whole from the site."
         )
     return text
-
-
-def _read(path: Path, what: str) -> str:
-    try:
-        return path.read_text("utf-8")
-    except OSError as error:
-        raise FederationError(
-            f"There is no readable {what} file {path} ({error.strerror}). Correct the path."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise FederationError(f"The {what} file {path} is not text. Correct the path.") from error
-
-
-def _show(report: Report) -> None:
-    console = Console()
-    console.print(_table(report.verdicts))
-    for verdict in report.verdicts:
-        name = verdict.site or str(verdict.path)
-        for problem in verdict.problems:
-            console.print(Text(f"PROBLEM {name}: {problem}", style="red"), soft_wrap=True)
-        for note in verdict.notes:
-            console.print(Text(f"note    {name}: {note}", style="yellow"), soft_wrap=True)
-    for problem in report.problems:
-        console.print(Text(f"PROBLEM {problem}", style="red"), soft_wrap=True)
-    for note in report.notes:
-        console.print(Text(f"note    {note}", style="yellow"), soft_wrap=True)
-    console.print(Text(_conclusion(report)), soft_wrap=True)
-
-
-def _table(verdicts: tuple[Verdict, ...]) -> Table:
-    table = Table(
-        title="Epsilon that was spent, recomputed",
-        box=SIMPLE_HEAD,
-        padding=0,
-        collapse_padding=True,
-    )
-    table.add_column("site", overflow="fold")
-    table.add_column("verdict", overflow="fold", min_width=8)
-    table.add_column("limit", justify="right")
-    for column in ("filter", "dp-acc.", "PLD*", "charged", "sent", "refused"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for verdict in verdicts:
-        table.add_row(*map(Text, _row(verdict)))  # Text: a ledger's words are never markup
-    return table
-
-
-def _row(verdict: Verdict) -> tuple[str, ...]:
-    policy: Any = verdict.policy
-    limit = f"{policy.epsilon:g} @ {policy.delta:g}" if policy else "?"
-    pld = verdict.pld.value
-    return (
-        verdict.site or str(verdict.path),
-        verdict.summary.removeprefix("consistent, "),
-        limit,
-        f"{verdict.spent_epsilon:.3f}",
-        f"{verdict.rdp_epsilon:.3f}",
-        "n/a" if pld is None else f"{pld:.3f}",
-        str(verdict.charges),
-        str(verdict.releases),
-        str(sum(verdict.refusals.values())),
-    )
-
-
-def _conclusion(report: Report) -> str:
-    lines = [
-        "The guarantee is the limit (epsilon @ delta); filter and dp-acc. say how near it is.",
-        "* PLD: epsilon if nothing had been chosen adaptively.",
-        "A receipt shows what was charged; it does not prove that noise was drawn.",
-    ]
-    if report.ok:
-        return "\n".join([*lines, "Verified."])
-    if report.problems or any(not verdict.consistent for verdict in report.verdicts):
-        return "\n".join([*lines, "Contradicted: do not rely on these figures."])
-    return "\n".join(
-        [*lines, "Consistent, identity unknown: pass --trust with the sites' fingerprints."]
-    )

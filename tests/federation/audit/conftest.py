@@ -6,11 +6,13 @@ import pytest
 
 from federation.canonical import canonical_json, digest
 from federation.errors import Refused
+from federation.ledger.closings import Closing
 from federation.ledger.filter import BudgetPolicy, PoissonGaussian
 from federation.ledger.keys import SiteKey
-from federation.ledger.ledger import Ledger, RoundKey
+from federation.ledger.ledger import Ledger, RoundKey, Terms
 from federation.ledger.receipts import Receipt
-from federation.ledger.records import NO_RECORD
+from federation.ledger.records import _SIGNED_AS, NO_RECORD
+from federation.ledger.upkeep import conclude
 
 EXPERIMENT, PLAN = digest("experiment"), digest("plan")
 EVENT = PoissonGaussian(sampling_rate=0.25, noise_multiplier=1.575, steps=5)
@@ -18,11 +20,12 @@ EVENT = PoissonGaussian(sampling_rate=0.25, noise_multiplier=1.575, steps=5)
 
 @dataclass
 class Site:
-    """A site after a short run: its ledger, and the receipts that others keep."""
+    """A site after a short run: its ledger, and what others keep of it."""
 
     path: Path
     key: SiteKey
     receipts: list[Receipt] = field(default_factory=list)
+    closings: list[Closing] = field(default_factory=list)
 
     @property
     def trust(self):
@@ -32,13 +35,14 @@ class Site:
     def values(self) -> list[dict]:
         return [json.loads(line) for line in self.path.read_bytes().splitlines()]
 
+    def position(self, kind: str, number=0) -> int:
+        return [v["seq"] for v in self.values if v["kind"] == kind][number]
+
     def write(self, values) -> None:
         self.path.write_bytes(b"".join(canonical_json(value) + b"\n" for value in values))
 
     def rewrite(self, values, key: SiteKey | None = None) -> None:
         """Number, chain, hash and sign the records anew, as only the key's owner can."""
-        from federation.ledger.records import _SIGNED_AS
-
         previous, written = NO_RECORD, []
         for seq, value in enumerate(values):
             content = {k: v for k, v in value.items() if k not in ("hash", "signature")}
@@ -48,34 +52,52 @@ class Site:
             written.append({**content, "hash": previous, "signature": signature})
         self.write(written)
 
+    def open(self, **named) -> Ledger:
+        return Ledger.open(self.path, self.key, **named)
 
-def run(folder: Path, *, site="hospital-a", rounds=3) -> Site:
-    """Charge and release ``rounds`` rounds, and be refused once."""
+    def with_record(self, kind, body, at: int | None = None) -> None:
+        """Put a record in, validly chained and signed; at the end by default."""
+        values = self.values
+        position = len(values) if at is None else at
+        salt = f"{len(values):032x}"
+        new = {"kind": kind, "at": values[-1]["at"], "salt": salt, "body": body}
+        self.rewrite([*values[:position], new, *values[position:]])
+
+
+def terms(*, charges=3, experiment=EXPERIMENT, plan=PLAN, event=EVENT, **more) -> Terms:
+    given = {
+        "approver": "Dr. Rivera",
+        "commitment": digest("data"),
+        "software": digest("software"),
+    }
+    return Terms(experiment, plan, event, charges, **{**given, **more})
+
+
+def run(folder: Path, *, site="hospital-a", rounds=3, heads=None, **more) -> Site:
+    """Charge and release ``rounds`` rounds, be refused once, and close the run."""
     key = SiteKey.create(folder)
-    policy = BudgetPolicy.of(8.0, 1e-5)
-    ledger = Ledger.create(folder / "ledger.jsonl", key, policy, "brains", site=site)
-    ledger.approve(
-        EXPERIMENT,
-        PLAN,
-        event=EVENT,
-        rounds=rounds,
-        attempts=rounds,
-        approver="Dr. Rivera",
-        commitment=digest("data"),
+    ledger = Ledger.create(
+        folder / "ledger.jsonl", key, BudgetPolicy.of(8.0, 1e-5), "brains", site=site
     )
-    receipts = [ledger.release(charge(ledger, n), b"update %d" % n) for n in range(rounds)]
+    ledger.approve(terms(charges=rounds, **more))
+    receipts = [
+        ledger.release(charge(ledger, n, heads=heads), b"update %d" % n) for n in range(rounds)
+    ]
     with pytest.raises(Refused):
         charge(ledger, rounds)
-    return Site(ledger.path, key, receipts)
+    closing = conclude(ledger, "run-1", EXPERIMENT, heads=heads or {}, model_digest=None)
+    ledger.close()
+    return Site(ledger.path, key, receipts, [closing])
 
 
-def charge(ledger, n):
+def charge(ledger, n, *, run="run-1", experiment=EXPERIMENT, plan=PLAN, event=EVENT, heads=None):
     return ledger.charge(
-        RoundKey("run-1", n, 0),
+        RoundKey(run, n, 0),
         request_digest=digest(n),
-        experiment_digest=EXPERIMENT,
-        plan_digest=PLAN,
-        event=EVENT,
+        experiment_digest=experiment,
+        plan_digest=plan,
+        event=event,
+        heads=heads,
     )
 
 
@@ -87,3 +109,16 @@ def make_site():
 @pytest.fixture
 def site(tmp_path) -> Site:
     return run(tmp_path)
+
+
+@pytest.fixture
+def open_site(tmp_path) -> Site:
+    """The same, before its run is closed and with charges left."""
+    key = SiteKey.create(tmp_path)
+    ledger = Ledger.create(
+        tmp_path / "ledger.jsonl", key, BudgetPolicy.of(8.0, 1e-5), "brains", site="hospital-a"
+    )
+    ledger.approve(terms(charges=6))
+    receipts = [ledger.release(charge(ledger, n), b"update %d" % n) for n in range(2)]
+    ledger.close()
+    return Site(ledger.path, key, receipts)

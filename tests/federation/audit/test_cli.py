@@ -4,6 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from federation.cli.audit import app
+from tests.federation.audit.conftest import PLAN
 
 runner = CliRunner()
 
@@ -14,7 +15,10 @@ def files(site, tmp_path):
     receipts.write_text(json.dumps([r.to_json() for r in site.receipts]))
     trust = tmp_path / "trust.txt"
     trust.write_text(f"# sites of the study\nhospital-a {site.key.fingerprint}  # by telephone\n")
-    return [str(site.path), "--trust", str(trust), "--receipts", str(receipts)]
+    closings = tmp_path / "closings.json"
+    closings.write_text(json.dumps([c.to_json() for c in site.closings]))
+    held = ["--receipts", str(receipts), "--closings", str(closings)]
+    return [str(site.path), "--trust", str(trust), *held]
 
 
 def verify(*arguments):
@@ -33,6 +37,7 @@ def test_a_fingerprint_serves_as_trust(site):
     result = verify(site.path, "--trust", site.key.fingerprint)
     assert result.exit_code == 0
     assert "tail not anchored: pass --receipts" in result.output
+    assert "newest records are there         asserted" in result.output
 
 
 def test_without_trust_it_exits_1(site):
@@ -52,12 +57,17 @@ def test_a_dropped_tail_exits_1(site, files):
 def test_json_is_versioned(site, files):
     result = verify(*files, "--json")
     report = json.loads(result.output)
-    assert report["format"] == "cohortium-audit-verify/1"
+    assert report["format"] == "cohortium-audit-verify/2"
     assert report["ok"] is True
     (ledger,) = report["ledgers"]
     assert ledger["verdict"] == "verified"
     assert ledger["rdp_epsilon"] == pytest.approx(ledger["spent_epsilon"], rel=1e-9)
     assert ledger["fingerprint"] == site.key.fingerprint
+    claims = {claim["what"]: claim["status"] for claim in ledger["claims"]}
+    assert claims["epsilon spent"] == "recomputed"
+    assert claims["newest records are there"] == "signed"
+    assert claims["noise was drawn"] == "asserted"
+    assert report["found"]["ledgers"] == [str(site.path)]
 
 
 def test_a_missing_ledger_exits_1(tmp_path):
@@ -89,20 +99,61 @@ def test_a_missing_trust_file_exits_2(site, tmp_path):
     assert "There is no readable trust file" in result.stderr
 
 
+@pytest.mark.parametrize("option", ["--receipts", "--closings"])
 @pytest.mark.parametrize(
     ("text", "why"),
     [
         ("", "is not JSON"),
         ("{}", "is not a JSON list"),
-        ("[{}]", "entry 1: a receipt has exactly the keys"),
+        ("[{}]", "entry 1: a "),
         ("[" * 100_000, "is not JSON"),
     ],
 )
-def test_malformed_receipts_exit_2(site, tmp_path, text, why):
+def test_malformed_statements_exit_2(site, tmp_path, option, text, why):
     (tmp_path / "r.json").write_text(text)
-    result = verify(site.path, "--receipts", tmp_path / "r.json")
+    result = verify(site.path, option, tmp_path / "r.json")
     assert result.exit_code == 2
     assert why in result.stderr
+
+
+def test_a_folder_is_searched_and_says_what_it_held(site, files):
+    result = verify(site.path.parent, *files[1:3])
+    assert result.exit_code == 0, result.output
+    assert f"Found in {site.path.parent}: 1 ledger, 1 receipts file, 1 closings file." in (
+        result.output.replace("\n", "")
+    )
+
+
+def test_a_folder_without_a_ledger_exits_2(tmp_path):
+    result = verify(tmp_path)
+    assert result.exit_code == 2
+    assert "Ask the sites for their ledgers" in result.stderr
+
+
+def test_several_ledgers_have_their_claims_side_by_side(tmp_path, make_site):
+    for name in ("hospital-a", "hospital-b"):
+        make_site(tmp_path / name, site=name)
+    output = verify(tmp_path).output
+    lines = [line.split() for line in output.splitlines()]
+    assert ["claim", "hospital-a", "hospital-b"] in lines
+    assert ["times", "asserted", "asserted"] in lines
+    assert "--json says what each claim rests on." in output
+
+
+@pytest.mark.parametrize(
+    ("verdict", "status"),
+    [("no_evidence_of_violation", "asserted"), ("violation", "contradicted")],
+)
+def test_a_self_audit_stands_beside_the_claim_that_noise_was_drawn(
+    site, files, tmp_path, verdict, status
+):
+    report = {"format": "cohortium-self-audit/1", "verdict": verdict, "rounds": 3}
+    (tmp_path / "audit.json").write_text(json.dumps({**report, "plan_digest": PLAN}))
+    result = verify(*files, "--self-audit", tmp_path / "audit.json", "--json")
+    (ledger,) = json.loads(result.output)["ledgers"]
+    (noise,) = [claim for claim in ledger["claims"] if claim["what"] == "noise was drawn"]
+    assert noise["status"] == status
+    assert f"{verdict.replace('_', ' ')} (plan {PLAN[7:15]})" in noise["why"]
 
 
 def test_no_ledger_exits_2():

@@ -11,14 +11,13 @@ from typer.testing import CliRunner
 import federation
 from federation.audit.verify import verify_ledger, verify_ledgers
 from federation.cli.audit import app
-from federation.ledger.filter import event_from_json
-from federation.ledger.ledger import Ledger, RoundKey
 from federation.ledger.receipts import Receipt
 from federation.messages import TrainRequest
 from federation.privacy.random import SecureRandomness, randomness_told
 from federation.rounds import LocalRounds
 from federation.training import initial_weights
 from tests.experiments import tiny_experiment
+from tests.federation.audit.conftest import charge
 from tests.federation.privacy.randomness import NoNoise, SeededRandomness, seeded_rounds
 
 MARK = {"randomness": "insecure-test"}
@@ -42,7 +41,7 @@ def test_a_seeded_round_marks_ledger_and_receipt_and_a_secure_one_later_does_not
     verdict = verify_ledger(site.ledger.path, trust={site.key.fingerprint}, receipts=receipts)
     assert not verdict.ok and verdict.summary == "contradicted"
     (problem,) = verdict.problems
-    assert problem.startswith("1 updates were released with a test's randomness (insecure-test)")
+    assert problem.startswith("1 update released with a test's randomness (insecure-test)")
 
 
 def test_a_secure_round_verifies(approved_sites):
@@ -53,41 +52,19 @@ def test_a_secure_round_verifies(approved_sites):
 
 
 @pytest.fixture
-def marked(site):
-    """A ledger with three good releases and then one that a test's noise is in."""
-    ledger = Ledger.open(site.path, site.key)
-    charge = _charge_again(ledger, site)
-    site.receipts.append(ledger.release(charge, b"seeded", versions=MARK))
-    return site
-
-
-def _charge_again(ledger, site):
-    (approval,) = ledger.approvals.values()
-    body = dict(approval.body)
-    event = event_from_json(body["event"])
-    ledger.approve(
-        body["experiment_digest"],
-        body["plan_digest"],
-        event=event,
-        rounds=1,
-        attempts=1,
-        approver="Dr. Rivera",
-        commitment=body["commitment"],
-    )
-    return ledger.charge(
-        RoundKey("run-2", 1, 0),
-        request_digest=body["plan_digest"],
-        experiment_digest=body["experiment_digest"],
-        plan_digest=body["plan_digest"],
-        event=event,
-    )
+def marked(open_site):
+    """A ledger with two good releases and then one that a test's noise is in."""
+    ledger = open_site.open()
+    open_site.receipts.append(ledger.release(charge(ledger, 2), b"seeded", versions=MARK))
+    ledger.close()
+    return open_site
 
 
 def test_verifying_a_marked_ledger_is_one_plain_sentence_and_exit_1(marked):
     done = CliRunner().invoke(app, ["verify", str(marked.path), "--trust", marked.key.fingerprint])
     assert done.exit_code == 1
     said = " ".join(done.output.split())
-    assert "were released with a test's randomness (insecure-test)" in said
+    assert "released with a test's randomness (insecure-test)" in said
     assert "they protected nobody" in said
     assert "Contradicted" in said
 

@@ -1,22 +1,22 @@
 """What a site notes beside training is told to the auditor, and hides nothing from him."""
 
 from federation.audit.verify import verify_ledger
-from federation.ledger.book import Declaration
+from federation.ledger.entries import Declaration
 from federation.ledger.filter import BudgetPolicy
 from federation.ledger.keys import SiteKey
 from federation.ledger.ledger import Ledger
 
 
 def verdict(site):
-    return verify_ledger(site.path, trust=site.trust, receipts=site.receipts)
+    return verify_ledger(
+        site.path, trust=site.trust, receipts=site.receipts, closings=site.closings
+    )
 
 
 def with_note(site, position, body=None):
     """Put a note, validly signed, before the record at ``position``."""
-    values = site.values
     body = body or {"what": "purge", "by": "op", "reason": "end", "experiments": []}
-    note = {**values[-1], "kind": "note", "salt": f"{position:032x}", "body": body}
-    site.rewrite([*values[:position], note, *values[position:]])
+    site.with_record("note", body, at=position)
 
 
 def append(site, **note):
@@ -38,7 +38,7 @@ def test_very_many_notes_crowd_out_no_other_note(site):
     for number in range(40):
         append(site, reason=f"number {number}")
     notes = verdict(site).notes
-    assert "41 records after the newest receipt are not anchored" in notes
+    assert "40 records after the newest that others hold: not anchored" in notes
     assert sum("exclusion" in note for note in notes) == 1
 
 

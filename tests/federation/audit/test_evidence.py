@@ -1,0 +1,315 @@
+"""What others keep of a ledger finds out a site, or a hub, that rewrites its past."""
+
+import dataclasses
+
+import pytest
+
+from federation.audit.verify import verify_ledger, verify_ledgers
+from federation.canonical import digest
+from federation.ledger.keys import SiteKey
+from federation.ledger.ledger import Ledger
+from federation.ledger.upkeep import conclude, recover, rotate
+from tests.federation.audit.conftest import EVENT, EXPERIMENT, charge, terms
+
+
+def verdict_on(site, **changes):
+    held = {"receipts": site.receipts, "closings": site.closings, **changes}
+    return verify_ledger(site.path, trust=site.trust, **held)
+
+
+def problems(site, **changes):
+    return "; ".join(verdict_on(site, **changes).problems)
+
+
+def test_a_receipt_with_a_bad_signature_is_found(site):
+    site.receipts[0] = dataclasses.replace(site.receipts[0], round=7)
+    assert "not signed with this ledger's key" in problems(site)
+
+
+def test_receipts_of_a_site_whose_ledger_was_not_given_are_noted_as_not_checked(
+    site, make_site, tmp_path
+):
+    other = make_site(tmp_path / "b", site="lab")
+    trust = site.trust | other.trust
+    both = [*site.receipts, *other.receipts]
+    together = verify_ledgers([site.path, other.path], trust=trust, receipts=both)
+    assert together.ok and not together.notes
+    alone = verify_ledgers([site.path], trust=trust, receipts=both)
+    assert alone.ok
+    assert alone.notes == ("3 receipts of lab not checked: its ledger was not given",)
+
+
+def test_a_ledger_under_another_key_in_place_of_the_one_that_receipts_name_is_found(
+    site, make_site, tmp_path
+):
+    replaced = make_site(tmp_path / "b", site=site.receipts[0].site)
+    report = verify_ledgers([replaced.path], trust=replaced.trust, receipts=site.receipts)
+    assert not report.ok
+    assert "3 receipts of hospital-a: of another ledger than the one given" in report.problems[0]
+
+
+def test_two_ledgers_of_one_population_are_found_even_if_both_are_shown(site, make_site, tmp_path):
+    second = make_site(tmp_path / "b", site=site.receipts[0].site)
+    trust = site.trust | second.trust
+    both = [*site.receipts, *second.receipts]
+    report = verify_ledgers([site.path, second.path], trust=trust, receipts=both)
+    assert not report.ok
+    assert [v.summary for v in report.verdicts] == ["contradicted"] * 2
+    assert "a population has one budget" in report.verdicts[0].problems[0]
+
+
+def test_a_forged_receipt_is_called_unsigned(site, make_site, tmp_path):
+    other = make_site(tmp_path / "b", site="lab")
+    forged = dataclasses.replace(other.receipts[0], site=site.receipts[0].site)
+    receipts = [*site.receipts, forged]
+    report = verify_ledgers([site.path], trust=site.trust, receipts=receipts)
+    assert [p for p in report.problems if "not validly signed" in p] == list(report.problems)
+    assert not report.ok
+
+
+# Receipts
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("plan_digest", digest("other")),
+        ("request_digest", digest("other")),
+        ("commitment", digest("other")),
+        ("update_digest", digest("other")),
+        ("head_before", digest("other")),
+        ("versions", {"cohortium": "0"}),
+        ("round", 7),
+        ("charge_seq", 5),
+        ("event", dataclasses.replace(EVENT, steps=4)),
+    ],
+)
+def test_a_receipt_that_the_site_signed_and_that_states_something_else(site, name, value):
+    changed = dataclasses.replace(site.receipts[0], **{name: value}).signed(site.key)
+    found = verdict_on(site, receipts=[changed]).problems
+    assert len(found) == 1
+    assert "it states something else than the ledger" in found[0]
+
+
+def test_a_receipt_under_another_name(site):
+    changed = dataclasses.replace(site.receipts[0], site="lab").signed(site.key)
+    assert "it gives the site another name" in problems(site, receipts=[changed])
+
+
+def test_a_receipt_for_another_ledger_under_this_key(site):
+    changed = dataclasses.replace(site.receipts[0], ledger=digest("another")).signed(site.key)
+    assert "for another ledger; was the ledger started anew?" in problems(site, receipts=[changed])
+
+
+def test_a_receipt_for_what_the_ledger_calls_lost(open_site):
+    ledger = open_site.open()
+    kept = charge(ledger, 2)
+    receipt = ledger.release(kept, b"it did leave")
+    ledger.close()
+    values = open_site.values
+    values[-1] |= {"kind": "loss", "body": {"charge_seq": kept.seq}}
+    open_site.rewrite(values)
+    assert verdict_on(open_site).ok
+    assert "nothing left for this charge" in problems(open_site, receipts=[receipt])
+
+
+def test_a_receipt_is_by_the_key_in_force_at_its_release(open_site, tmp_path):
+    new = SiteKey.create(tmp_path / "new")
+    ledger = open_site.open()
+    rotate(ledger, new)
+    ledger.close()
+    ledger = Ledger.open(open_site.path, new)
+    later = ledger.release(charge(ledger, 2), b"update")
+    ledger.close()
+    assert verdict_on(open_site, receipts=[*open_site.receipts, later]).ok
+    for receipt, key in ((open_site.receipts[0], new), (later, open_site.key)):
+        wrong = dataclasses.replace(receipt, public_key=key.public_bytes.hex()).signed(key)
+        assert "not signed with this ledger's key" in problems(open_site, receipts=[wrong])
+
+
+# Recoveries
+
+
+@pytest.fixture
+def restored(open_site):
+    """A site that lost two rounds with its disk, and what the hub still has of them."""
+    older = open_site.path.read_bytes()
+    ledger = open_site.open()
+    lost = [ledger.release(charge(ledger, n), b"update %d" % n) for n in (2, 3)]
+    closing = conclude(ledger, "run-1", EXPERIMENT, heads={}, model_digest=None)
+    ledger.close()
+    open_site.path.write_bytes(older)
+    open_site.receipts += lost
+    open_site.closings = [closing]
+    return open_site
+
+
+def recovered(site, receipts):
+    ledger = site.open(recovering=True)
+    assert recover(ledger, by="op", reason="disk failed", receipts=receipts) is not None
+    ledger.close()
+
+
+def test_a_restored_ledger_is_found_by_receipts_and_closings_until_it_recovers(restored):
+    found = verdict_on(restored).problems
+    assert sum("records are missing" in problem for problem in found) == 3
+    recovered(restored, restored.receipts)
+    assert verdict_on(restored, closings=()).ok
+
+
+def test_a_recovery_excuses_only_what_it_has_seen(restored):
+    recovered(restored, restored.receipts)
+    values = restored.values
+    values[-1]["body"]["seen_seq"] = restored.receipts[3].charge_seq - 1
+    restored.rewrite(values)
+    assert "round 3, attempt 0): the ledger does not hold" in problems(restored, closings=())
+
+
+def test_a_closing_that_was_lost_is_excused_by_a_recovery_that_has_seen_it(restored):
+    recovered(restored, restored.receipts)
+    assert "closing of hospital-a" in problems(restored)
+    values = restored.values
+    values[-1]["body"]["seen_seq"] = restored.closings[0].seq
+    restored.rewrite(values)
+    assert verdict_on(restored).ok
+
+
+def test_receipts_of_lost_records_cost_no_more_than_recoveries_spent(restored):
+    recovered(restored, restored.receipts)
+    (ahead,) = restored.receipts[2:3]
+    more = [
+        dataclasses.replace(ahead, round=60 + n, update_digest=digest(n)).signed(restored.key)
+        for n in range(2)
+    ]
+    excused = [
+        dataclasses.replace(r, head_after=digest(r.round)).signed(restored.key) for r in more
+    ]
+    within = [*restored.receipts, *excused]
+    assert verdict_on(restored, receipts=within, closings=()).ok  # four charges were held
+    beyond = dataclasses.replace(excused[0], round=70, head_after=digest("b")).signed(restored.key)
+    found = problems(restored, receipts=[*within, beyond], closings=())
+    assert "recoveries spent less than what receipts of lost records say" in found
+
+
+def test_the_same_receipt_twice_is_one(restored):
+    recovered(restored, restored.receipts)
+    assert verdict_on(restored, receipts=restored.receipts * 3, closings=()).ok
+
+
+# Closings
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("run", "run-2"),
+        ("heads", {"lab": digest("x")}),
+        ("model_digest", digest("x")),
+        ("seq", 9),
+        ("experiment_digest", digest("x")),
+    ],
+)
+def test_a_closing_that_states_something_else(site, name, value):
+    changed = dataclasses.replace(site.closings[0], **{name: value}).signed(site.key)
+    assert "it states something else than the ledger" in problems(site, closings=[changed])
+
+
+def test_a_closing_whose_record_is_gone(site):
+    site.write(site.values[:-1])
+    assert "closing of hospital-a (run run-1): the ledger does not hold" in problems(site)
+
+
+def test_a_closing_that_is_not_signed(site):
+    changed = dataclasses.replace(site.closings[0], run="run-2")
+    assert "not signed with this ledger's key" in problems(site, closings=[changed])
+
+
+def test_a_closing_may_be_stated_again_with_a_newer_key(site, tmp_path):
+    new = SiteKey.create(tmp_path / "new")
+    ledger = site.open()
+    rotate(ledger, new)
+    ledger.close()
+    again = conclude(Ledger.open(site.path, new), "run-1", EXPERIMENT, heads={}, model_digest=None)
+    assert verdict_on(site, closings=[again]).ok
+
+
+# Between ledgers
+
+
+@pytest.fixture
+def pair(make_site, tmp_path):
+    """Two sites; the second was shown the newest release of the first."""
+    first = make_site(tmp_path / "a", site="hospital-a")
+    shown = {"hospital-a": first.receipts[1].head_after}
+    second = make_site(tmp_path / "b", site="hospital-b", heads=shown)
+    return first, second
+
+
+def verify_pair(pair, *, receipts=()):
+    first, second = pair
+    both = [first.path, second.path]
+    return verify_ledgers(both, trust=first.trust | second.trust, receipts=receipts)
+
+
+def test_a_head_that_another_site_was_shown_anchors_what_came_before_it(pair):
+    report = verify_pair(pair)
+    assert report.ok
+    first, second = report.verdicts
+    tail = next(claim for claim in first.claims if claim.what == "newest records are there")
+    assert "4 records after those pinned by 1 head that another site was shown" in tail.why
+    assert "tail not anchored: pass --receipts and --closings that others kept" in second.notes
+
+
+def test_a_site_that_rewrites_what_others_were_shown_is_found_with_its_receipt(pair):
+    first, _ = pair
+    values = first.values
+    values[6]["body"]["update_digest"] = digest("another update")
+    first.rewrite(values)
+    report = verify_pair(pair, receipts=first.receipts[1:2])
+    assert [v.summary for v in report.verdicts] == ["contradicted", "verified"]
+    found = "; ".join(report.verdicts[0].problems)
+    assert "hospital-b was shown a head of it that it does not hold any more" in found
+
+
+def test_a_head_that_nobody_can_vouch_for_is_the_hubs_word(make_site, tmp_path):
+    first = make_site(tmp_path / "a", site="hospital-a")
+    second = make_site(tmp_path / "b", site="hospital-b", heads={"hospital-a": digest("made up")})
+    report = verify_pair((first, second), receipts=first.receipts)
+    assert report.ok
+    (note,) = report.notes
+    assert note.startswith("1 head of hospital-a, shown to others, in no receipt of it")
+
+
+def test_a_head_of_a_site_whose_ledger_is_not_given_says_nothing(pair):
+    _, second = pair
+    report = verify_ledgers([second.path], trust=second.trust)
+    assert report.ok and report.notes == ()
+
+
+def test_a_head_that_was_lost_is_excused_by_the_recovery(restored, make_site, tmp_path):
+    shown = {"hospital-a": restored.receipts[3].head_after}
+    other = make_site(tmp_path / "b", site="hospital-b", heads=shown)
+    report = verify_pair((restored, other), receipts=restored.receipts)
+    assert "its past was rewritten" in "; ".join(report.verdicts[0].problems)
+    recovered(restored, restored.receipts)
+    assert verify_pair((restored, other), receipts=restored.receipts).ok
+
+
+def test_two_copies_of_one_ledger_that_part_ways_contradict_each_other(open_site, tmp_path):
+    older = open_site.path.read_bytes()
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes(older)
+    ledger = open_site.open()
+    ledger.release(charge(ledger, 2), b"update")
+    ledger.close()
+    paths = [open_site.path, copy]
+    assert verify_ledgers(paths, trust=open_site.trust).ok  # one is the beginning of the other
+    new, newer = open_site.path.read_bytes(), open_site.path
+    newer.write_bytes(older)
+    ledger = open_site.open(recovering=True)
+    ledger.approve(terms(charges=1, experiment=digest("other")))
+    ledger.close()
+    copy.write_bytes(new)
+    report = verify_ledgers(paths, trust=open_site.trust)
+    assert [v.summary for v in report.verdicts] == ["contradicted"] * 2
+    assert "goes on otherwise" in report.verdicts[0].problems[0]
