@@ -22,6 +22,7 @@ import numpy as np
 import yaml
 
 from data_adapters.ingest import IngestReport
+from federation.authors import Signature
 from federation.errors import FederationError, PrivacyBudgetError
 from federation.experiment import Experiment
 from federation.files import write_atomically
@@ -213,11 +214,18 @@ def _quote(experiment: Experiment, plan: PrivacyPlan, site: Site) -> Quote:
     )
 
 
-def approve(experiment: Experiment, sites: Sequence[Site], *, approver: str) -> None:
+def approve(
+    experiment: Experiment,
+    sites: Sequence[Site],
+    *,
+    approver: str,
+    signature: Signature | None = None,
+) -> None:
     """Record every site's approval in its ledger, or none.
 
-    Everything that can be wrong is looked for before the first approval is written. (Another
-    process can still spend a site's budget in between; that site then refuses, and says so.)
+    A site whose operator has approved just this before keeps that approval. Everything that can be
+    wrong is looked for before the first approval is written. (Another process can still spend a
+    site's budget in between; that site then refuses, and says so.)
 
     Raises:
         PrivacyBudgetError: Sites' policies or budgets do not allow it. Each refusal is recorded
@@ -228,11 +236,14 @@ def approve(experiment: Experiment, sites: Sequence[Site], *, approver: str) -> 
     for site in sites:
         site.require_usable(experiment, plan)
         site.commitment(experiment.digest())
+        site.require_author(experiment, signature)
     refusing = [site for site in sites if not _quote(experiment, plan, site).admitted]
     refusals = []
     for site in refusing or sites:
+        permission = Permission(approver, author=site.require_author(experiment, signature))
         try:
-            site.approve(experiment, plan, Permission(approver))
+            if not site.has_approved(experiment, plan):
+                site.approve(experiment, plan, permission)
         except PrivacyBudgetError as refusal:
             refusals.append(str(refusal))
     if refusing or refusals:

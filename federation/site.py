@@ -4,11 +4,12 @@ import os
 import secrets
 import traceback
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
 from data_adapters.manifest import Manifest
+from federation.authors import Signature, require_author
 from federation.canonical import canonical_json, digest_bytes
 from federation.documents import parse_document, read_yaml
 from federation.errors import FederationError, LedgerError, Refused
@@ -19,7 +20,7 @@ from federation.ledger.entries import Terms
 from federation.ledger.filter import BudgetPolicy, FilterState
 from federation.ledger.keys import SiteKey
 from federation.ledger.ledger import Ledger
-from federation.ledger.records import Record
+from federation.ledger.records import Record, now
 from federation.messages import Description
 from federation.privacy.plan import PrivacyPlan
 from federation.site_config import Part, SiteConfig, load_site_config
@@ -98,6 +99,24 @@ class Site(SiteData):
             leaves=self.leaves,
             **asdict(permission),
         )
+
+    def has_approved(self, experiment: Experiment, plan: PrivacyPlan) -> bool:
+        """Tell whether just this was approved, still holds, and no run has taken it up."""
+        approval = self.ledger.book.open_approval(experiment.digest())
+        if approval is None or approval.run is not None or approval.expired(now()):
+            return False
+        given = Terms.of(approval.record.body)
+        names = {field.name for field in fields(Permission)}
+        permission = Permission(**{name: getattr(given, name) for name in names})
+        return self.terms(experiment, plan, permission) == given
+
+    def require_author(self, experiment: Experiment, signature: Signature | None) -> str | None:
+        """Return the fingerprint of the author who signed an experiment, or None.
+
+        Raises:
+            FederationError: The signature is not valid, or by none whom the site file names.
+        """
+        return require_author(self.config.authors, experiment, signature, self.name)
 
     @property
     def leaves(self) -> tuple[str, ...]:
@@ -301,6 +320,20 @@ def has_ledger(config: SiteConfig) -> bool:
     return (config.state / LEDGER).exists()
 
 
+def open_to_recover(path: Path) -> Site:
+    """Open a site whose ledger may be an older copy. For ``ledger.upkeep.recover`` alone.
+
+    Raises:
+        FederationError: See ``open_site``.
+    """
+    config = open_site_data(path).config
+    key = SiteKey.load(config.state)
+    ledger_path = config.state / LEDGER
+    return Site(
+        config, key, Ledger.open(ledger_path, key, mark=config.high_water_mark, recovering=True)
+    )
+
+
 def _new_ledger(config: SiteConfig, key: SiteKey) -> Ledger:
     return Ledger.create(
         config.state / LEDGER,
@@ -325,16 +358,16 @@ def _open_ledger(config: SiteConfig, key: SiteKey) -> Ledger:
     ledger = Ledger.open(path, key, mark=config.high_water_mark)
     opened_with = ledger.policy
     _require_same_declaration(config, ledger)
-    for name, now, then in (
+    for name, written, then in (
         ("site", config.site, ledger.site),
         ("dataset", config.dataset, ledger.population),
         ("policy.epsilon", policy.epsilon, opened_with.epsilon),
         ("policy.delta", policy.delta, opened_with.delta),
         ("policy.allow_unprotected", config.allows_unprotected, opened_with.allow_unprotected),
     ):
-        if now != then:
+        if written != then:
             raise FederationError(
-                f"{config.site}: {name} is {now} in the site file but {then} in the ledger "
+                f"{config.site}: {name} is {written} in the site file but {then} in the ledger "
                 f"{path}. A ledger is never renamed and a budget never reset: put {then} back."
             )
     return ledger

@@ -32,6 +32,7 @@ Sources = Annotated[
     tuple[Source, ...], BeforeValidator(_several), Field(min_length=1, max_length=64)
 ]
 LedgerText = Annotated[str, AfterValidator(_for_the_ledger)]
+Fingerprint = Annotated[str, Field(pattern=r"^SHA256:[A-Za-z0-9+/]{43}$")]
 DuoCode = Annotated[str, Field(pattern=r"^DUO:\d{7}$")]
 
 
@@ -117,6 +118,7 @@ class SiteConfig(Strict):
         acknowledged: Who has seen to it that a modifier holds which no program can check, by code.
         consent: Who consented to what, and until when. Subjects without consent are not sampled.
         human_subjects: Who says that the images are of no people, and why.
+        authors: Whose experiments may be approved here, fingerprints by name; empty for anybody's.
         high_water_mark: A file on other storage than ``state``, which a restored backup of the
             site does not bring back, too: it shows that the ledger is an older copy.
     """
@@ -132,6 +134,7 @@ class SiteConfig(Strict):
     acknowledged: dict[DuoCode, Name] = Field(default_factory=dict)
     consent: ConsentTable | None = None
     human_subjects: HumanSubjects | None = None
+    authors: dict[Name, Fingerprint] = Field(default_factory=dict)
     high_water_mark: Path | None = None
     policy: SitePolicy
 

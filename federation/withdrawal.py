@@ -7,7 +7,6 @@ first durable write on. A site without a ledger yet gets its notes once it has o
 
 import json
 import shutil
-from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -31,23 +30,9 @@ from federation.originals import StillThere, still_there
 from federation.site import Site
 from federation.site_config import PARTS, Part
 from federation.site_data import SiteData
+from federation.usage import UsedBy, runs_by_experiment
 
 PURGE = "purge.json"
-
-
-@dataclass(frozen=True)
-class UsedBy:
-    """An experiment that was approved on data which are now another data set.
-
-    Attributes:
-        runs: Runs that were charged, with the number of updates that left in each.
-        on_earlier_data: It was approved on data older than those before this exclusion.
-    """
-
-    name: str
-    digest: str
-    runs: dict[str, int]
-    on_earlier_data: bool = False
 
 
 @dataclass(frozen=True)
@@ -279,7 +264,7 @@ def _used_by(site: SiteData, exclusions: list[Exclusion]) -> tuple[UsedBy, ...]:
         return ()
     listed = {digest for exclusion in exclusions for digest in exclusion.experiments}
     since = min((exclusion.after for exclusion in exclusions), default=-1)
-    runs = _runs(site)
+    runs = runs_by_experiment(site)
     every = [
         UsedBy(
             site.experiment_name(digest), digest, dict(runs.get(digest, {})), digest not in listed
@@ -288,18 +273,6 @@ def _used_by(site: SiteData, exclusions: list[Exclusion]) -> tuple[UsedBy, ...]:
         if digest in listed or (record.seq <= since and digest in runs)
     ]
     return tuple(sorted(every, key=lambda used: (used.on_earlier_data, used.name)))
-
-
-def _runs(site: Site) -> dict[str, Counter[str]]:
-    """Return, by experiment, how many updates left in each run; charged runs without any, too."""
-    records = site.ledger.records
-    released = {r.body["charge_seq"] for r in records if r.kind == "release"}
-    runs: dict[str, Counter[str]] = {}
-    for record in records:
-        if record.kind == "charge":
-            counts = runs.setdefault(record.body["experiment_digest"], Counter())
-            counts[record.body["run"]] += record.seq in released
-    return runs
 
 
 def purge(site: SiteData, *, by: str, reason: str = "cache deleted by the operator") -> Purged:

@@ -27,35 +27,35 @@ class SiteKey:
     _private: Ed25519PrivateKey
 
     @classmethod
-    def exists(cls, folder: Path) -> bool:
-        """Tell whether ``folder`` holds a site key."""
-        return (folder / SITE_KEY).exists()
+    def exists(cls, folder: Path, name: str = SITE_KEY) -> bool:
+        """Tell whether ``folder`` holds a key."""
+        return (folder / name).exists()
 
     @classmethod
-    def create(cls, folder: Path) -> "SiteKey":
+    def create(cls, folder: Path, name: str = SITE_KEY) -> "SiteKey":
         """Make a key, keep it in ``folder`` for its owner only, and return it.
 
         Raises:
             LedgerError: There is a key already; it is never overwritten.
         """
-        path = private_folder(folder) / SITE_KEY
+        path = private_folder(folder) / name
         try:
             _write_new_secret(path, secrets.token_bytes(_KEY_BYTES))
         except FileExistsError as error:
             raise LedgerError(
-                f"{path} exists already. A site keeps one key for life, since its ledger is "
-                "signed with it: load it, or start a new site in another folder."
+                f"{path} exists already, and what it has signed needs it. Use it, or give another "
+                "folder; a site replaces its key with 'cohortium site rotate-key'."
             ) from error
-        return cls.load(folder)
+        return cls.load(folder, name)
 
     @classmethod
-    def load(cls, folder: Path) -> "SiteKey":
+    def load(cls, folder: Path, name: str = SITE_KEY) -> "SiteKey":
         """Return the key in ``folder``.
 
         Raises:
             LedgerError: It is missing, readable by others, or not a key.
         """
-        return cls(Ed25519PrivateKey.from_private_bytes(_read_secret(folder / SITE_KEY)))
+        return cls(Ed25519PrivateKey.from_private_bytes(_read_secret(folder / name)))
 
     @property
     def public_bytes(self) -> bytes:

@@ -8,13 +8,14 @@ import pytest
 from typer.testing import CliRunner
 
 from federation.cli.app import app
-from federation.errors import FederationError
+from federation.errors import FederationError, Refused
 from federation.evidence import FOLDER, SelfAudits, run_audits
 from federation.messages import TrainRequest
 from federation.privacy.plan import make_plan
 from federation.privacy.random import SecureRandomness
 from federation.privacy.self_audit import SelfAudit
 from federation.rounds import LocalRounds
+from federation.run import approve
 from federation.training import default_device, initial_weights
 from tests.conftest import site_files
 from tests.experiments import tiny_experiment, unprotected
@@ -65,6 +66,9 @@ def test_the_same_request_again_takes_no_further_steps(site):
 def test_a_hub_that_renames_its_run_each_round_does_not_begin_anew(site):
     experiment, rounds = tiny_experiment(), LocalRounds(site)
     rounds.train(request(experiment, run="run-1"))
+    with pytest.raises(Refused, match="approval_used_up"):
+        rounds.train(request(experiment, round_=2, run="run-2"))
+    approve(experiment, [site], approver="test")
     rounds.train(request(experiment, round_=2, run="run-2"))
     (audit,) = run_audits(site.config.state)
     assert (audit.report["rounds"], audit.runs, audit.run) == (2, ("run-1", "run-2"), "run-2")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from federation.errors import PrivacyBudgetError
 from federation.forecast import Budget, forecast, runs_that_fit
+from federation.ledger.entries import Terms
 from federation.ledger.filter import BudgetPolicy, FilterState, PoissonGaussian, Unprotected
 from federation.privacy.plan import make_plan
 from tests.experiments import tiny_experiment, unprotected
@@ -73,12 +74,11 @@ def test_a_run_that_does_not_fit_is_told_the_noise_with_which_it_would(approved_
     plan = make_plan(private(60.0))
     found = forecast(plan, Budget("x", ledger.policy, ledger.state, ledger.promised("")))
     assert (found.admitted, found.more_runs) == (False, 0)
-    approve = {"attempts": plan.charges, "approver": "a", "commitment": "sha256:" + "0" * 64}
 
     def ask(noise):
         event = dataclasses.replace(plan.round_event, noise_multiplier=noise)
         digest = "sha256:" + "5" * 64
-        ledger.approve(digest, digest, event=event, rounds=plan.charges, **approve)
+        ledger.approve(Terms(digest, digest, event, plan.charges, digest, "a", digest))
 
     with pytest.raises(PrivacyBudgetError):
         ask(round(found.noise_that_fits - 0.001, 3))

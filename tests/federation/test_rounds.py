@@ -1,5 +1,7 @@
 import os
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -8,10 +10,12 @@ import torch
 
 from data_adapters.cache import CachedScan
 from federation.errors import Refused
+from federation.ledger.closings import Closing
 from federation.ledger.receipts import Receipt
-from federation.messages import DescribeRequest, EvaluateRequest, TrainRequest
+from federation.messages import CloseRequest, DescribeRequest, EvaluateRequest, TrainRequest
 from federation.privacy.plan import make_plan
 from federation.rounds import LocalRounds
+from federation.site import Permission
 from federation.training import initial_weights
 from federation.withdrawal import exclude
 from models.weights import weights_from_bytes
@@ -42,7 +46,7 @@ def kinds(site):
 
 def test_a_round_is_charged_released_and_receipted(site, rounds):
     reply = rounds.train(request())
-    assert kinds(site) == ["genesis", "approval", "charge", "release"]
+    assert kinds(site) == ["genesis", "approval", "reservation", "charge", "release"]
     update = weights_from_bytes(reply.payload)
     assert set(update) == set(request().weights)
     receipt = Receipt.from_json(dict(reply.receipt))
@@ -119,7 +123,7 @@ def test_a_failure_after_the_data_was_opened_is_one_code_and_keeps_the_charge(
     assert secret not in str(refusal.value)
     assert secret in site.log_path.read_text()
     assert site.log_path.stat().st_mode & 0o777 == 0o600
-    assert kinds(site)[-1] == "charge"
+    assert kinds(site)[-2:] == ["charge", "loss"]
     with pytest.raises(Refused, match="lost"):
         rounds.train(request())
 
@@ -236,7 +240,7 @@ def test_a_round_after_a_withdrawal_no_longer_sees_the_subject(federation, appro
     before = len(list((lab.cache("protected") / "scans").iterdir()))
     shutil.rmtree(min((federation / "bio-lab" / "protected").iterdir()))
     lab.ingest("protected")
-    lab.approve(tiny_experiment(), make_plan(tiny_experiment()), approver="test")
+    lab.approve(tiny_experiment(), make_plan(tiny_experiment()), Permission("test"))
     assert len(rounds._dataset(tiny_experiment(), "protected", lab.ingested())) == 4
     assert len(list((lab.cache("protected") / "scans").iterdir())) < before
 
@@ -273,3 +277,99 @@ def test_a_log_that_cannot_be_written_fails_no_round(site, rounds, monkeypatch):
     monkeypatch.setattr(CachedScan, "image", unreadable)
     assert rounds.train(request()).payload
     assert kinds(site)[-2:] == ["charge", "release"]
+
+
+def close(heads=None, run=RUN):
+    return CloseRequest(tiny_experiment().digest(), run, heads or {}, "sha256:" + "7" * 64)
+
+
+def test_a_run_is_reserved_whole_when_the_hub_asks_who_takes_part(site, rounds):
+    rounds.describe(DescribeRequest(tiny_experiment().digest(), RUN))
+    (reserved,) = (r for r in site.ledger.records if r.kind == "reservation")
+    assert reserved.body["run"] == RUN
+    assert reserved.body["charges"] == make_plan(tiny_experiment()).charges
+    with pytest.raises(Refused, match="approval_used_up"):
+        rounds.describe(DescribeRequest(tiny_experiment().digest(), "cd" * 16))
+
+
+def test_what_the_hub_shows_of_other_ledgers_stands_in_the_charge(site, rounds):
+    heads = {"somebody-else": "sha256:" + "5" * 64}
+    rounds.train(replace(request(), heads=heads))
+    (charge,) = (r for r in site.ledger.records if r.kind == "charge")
+    assert charge.body["heads"] == heads
+
+
+def test_closing_ends_the_run_and_countersigns_the_heads(site, rounds):
+    rounds.train(request())
+    heads = {"somebody-else": "sha256:" + "5" * 64}
+    closing = Closing.from_json(dict(rounds.close(close(heads)).closing))
+    assert closing.verify()
+    assert (closing.heads, closing.head) == (heads, site.ledger.head[1])
+    assert rounds.close(close(heads)).closing == closing.to_json()
+    with pytest.raises(Refused, match="equivocation"):
+        rounds.close(close())
+    with pytest.raises(Refused, match="not_approved"):
+        rounds.train(request(2))
+    with pytest.raises(Refused, match="not_approved"):
+        rounds.close(close(run="cd" * 16))
+
+
+def test_a_withdrawal_stops_a_round_at_its_next_step(site, rounds, monkeypatch):
+    import federation.training as module
+
+    steps = []
+
+    def withdrawing(make):
+        def stepper(work):
+            step = make(work)
+
+            def after_the_first(dataset, sampled):
+                step(dataset, sampled)
+                steps.append(sampled)
+                if len(steps) == 1:
+                    digest = tiny_experiment().digest()
+                    site.ledger.withdraw(digest, by="Dr. Rivera", reason="a new ethics vote")
+
+            return after_the_first
+
+        return stepper
+
+    monkeypatch.setattr(module, "stepper", withdrawing(module.stepper))
+    with pytest.raises(Refused) as refusal:
+        rounds.train(request())
+    assert refusal.value.code == "round_failed", "from outside it is a failure as any other"
+    assert len(steps) == 1
+    assert make_plan(tiny_experiment()).steps > 1
+    assert kinds(site)[-3:] == ["charge", "withdrawal", "loss"]
+    assert "withdrawn" in site.log_path.read_text()
+    with pytest.raises(Refused, match="not_approved"):
+        rounds.train(request())
+
+
+def test_the_same_request_while_it_is_computed_waits_for_the_same_bytes(site, rounds, monkeypatch):
+    import federation.rounds as module
+
+    begun, may_go_on = threading.Event(), threading.Event()
+    train = module.train_locally
+
+    def slowly(*arguments, **named):
+        begun.set()
+        assert may_go_on.wait(60)
+        return train(*arguments, **named)
+
+    monkeypatch.setattr(module, "train_locally", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(rounds.train, request())
+        assert begun.wait(60)
+        again = pool.submit(rounds.train, request())
+        may_go_on.set()
+        assert first.result().payload == again.result().payload
+    assert kinds(site).count("charge") == 1
+    assert "loss" not in kinds(site)
+
+
+def test_other_software_than_was_approved_is_not_run(site, rounds, monkeypatch):
+    monkeypatch.setattr("federation.site.software_digest", lambda: "sha256:" + "0" * 64)
+    with pytest.raises(Refused, match="software is not that of the approval"):
+        rounds.train(request())
+    assert "charge" not in kinds(site)

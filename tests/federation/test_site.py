@@ -9,7 +9,7 @@ from federation.errors import FederationError, PrivacyBudgetError, Refused
 from federation.ledger.ledger import RoundKey
 from federation.privacy.plan import make_plan
 from federation.run import open_sites
-from federation.site import load_site_config, open_site
+from federation.site import Permission, load_site_config, open_site
 from tests.conftest import edit, site_files
 from tests.experiments import tiny_experiment
 
@@ -77,7 +77,7 @@ def test_a_label_outside_the_classes_names_the_label_and_the_site_file(federatio
 
 def test_no_privacy_is_forbidden_by_default(sites, open_experiment):
     with pytest.raises(PrivacyBudgetError, match="policy forbids it"):
-        sites[0].approve(open_experiment, make_plan(open_experiment), approver="test")
+        sites[0].approve(open_experiment, make_plan(open_experiment), Permission("test"))
 
 
 def test_a_run_that_does_not_fit_the_budget_is_refused_and_the_refusal_recorded(sites):
@@ -85,7 +85,7 @@ def test_a_run_that_does_not_fit_the_budget_is_refused_and_the_refusal_recorded(
     values["privacy"]["epsilon"] = 30
     too_much = type(tiny_experiment()).model_validate(values)
     with pytest.raises(PrivacyBudgetError, match="do not fit what is left"):
-        sites[0].approve(too_much, make_plan(too_much), approver="test")
+        sites[0].approve(too_much, make_plan(too_much), Permission("test"))
     assert [record.kind for record in sites[0].ledger.records] == ["genesis", "refusal"]
 
 

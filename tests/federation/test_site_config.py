@@ -10,7 +10,7 @@ from federation.headers import PERSONAL
 from federation.privacy.plan import make_plan
 from federation.run import open_sites
 from federation.separation import one_address
-from federation.site import load_site_config, open_site
+from federation.site import Permission, load_site_config, open_site
 from federation.site_data import open_site_data
 from tests.conftest import edit
 from tests.experiments import tiny_experiment
@@ -149,11 +149,11 @@ def test_data_of_no_people_may_run_without_privacy_and_the_ledger_says_who_said_
 ):
     add(new_file, DECLARED)
     site = open_site(new_file)
-    site.approve(open_experiment, make_plan(open_experiment), approver="test")
-    (note, *_) = site.ledger.notes
+    site.approve(open_experiment, make_plan(open_experiment), Permission("test"))
+    (note, *_) = site.ledger.book.notes
     assert (note.seq, note.body["what"]) == (1, "declaration")
     assert (note.body["by"], note.body["reason"]) == ("Dr A. Example", "water phantoms")
-    assert open_site(new_file).ledger.declaration == site.config.declaration
+    assert open_site(new_file).ledger.book.declaration == site.config.declaration
 
 
 def test_images_of_people_need_no_declaration_and_saying_so_changes_nothing(
@@ -161,9 +161,9 @@ def test_images_of_people_need_no_declaration_and_saying_so_changes_nothing(
 ):
     add(new_file, "human_subjects: {value: true, who: Dr A. Example, why: patients}")
     site = open_site(new_file)
-    assert site.ledger.declaration is None
+    assert site.ledger.book.declaration is None
     with pytest.raises(PrivacyBudgetError, match="forbids"):
-        site.approve(open_experiment, make_plan(open_experiment), approver="test")
+        site.approve(open_experiment, make_plan(open_experiment), Permission("test"))
 
 
 def test_a_declaration_added_to_a_protected_data_set_is_refused(file):
@@ -218,7 +218,7 @@ def test_headers_of_a_living_being_contradict_a_declaration_of_no_people(phantom
         run.approve(open_experiment, [site], approver="test")
     assert "1980" not in str(error.value) and "state folder" not in str(error.value)
     with pytest.raises(FederationError, match="PatientAge"):
-        site.approve(open_experiment, make_plan(open_experiment), approver="test")
+        site.approve(open_experiment, make_plan(open_experiment), Permission("test"))
     assert [record.kind for record in site.ledger.records] == ["genesis", "note"]
     run.approve(tiny_experiment(), [site], approver="test")  # with privacy, as it is
 
@@ -226,7 +226,7 @@ def test_headers_of_a_living_being_contradict_a_declaration_of_no_people(phantom
 def test_who_checked_the_headers_stands_in_the_ledger(phantoms, open_experiment):
     site = phantoms(CHECKED, PatientAge="044Y")
     run.approve(open_experiment, [site], approver="test")
-    said = site.ledger.declaration
+    said = site.ledger.book.declaration
     assert said is not None
     assert (said.by, said.reason) == (
         "Dr A. Example",

@@ -43,7 +43,7 @@ def subjects(site):
 
 
 def exclusions(site):
-    return [note.body for note in site.ledger.notes if note.body["what"] == "exclusion"]
+    return [note.body for note in site.ledger.book.notes if note.body["what"] == "exclusion"]
 
 
 def test_an_excluded_subject_leaves_cache_and_sampling_and_the_ledger_says_so(lab):
@@ -207,7 +207,7 @@ def test_nobody_by_that_name_is_an_error_unless_it_is_for_later(lab, file):
 def test_a_reason_that_names_the_subject_or_is_no_line_is_refused(lab, reason):
     with pytest.raises(FederationError, match="ledger"):
         out(lab, reason=reason)
-    assert not lab.exclusions and not lab.ledger.notes
+    assert not lab.exclusions and not lab.ledger.book.notes
 
 
 @pytest.mark.parametrize("by", ["", "\x1b[31m", "x" * 201])
@@ -271,7 +271,7 @@ def test_a_purge_deletes_the_cache_and_nothing_else(lab, file):
     assert sorted((file.parent / "protected").rglob("*")) == images
     ledger = state / "ledger.jsonl"
     assert all(path.read_bytes() == was for path, was in kept.items() if path != ledger)
-    (note,) = open_site(file).ledger.notes
+    (note,) = open_site(file).ledger.book.notes
     assert (note.body["what"], note.body["experiments"]) == ("purge", [DIGEST])
 
 
@@ -286,7 +286,7 @@ def test_after_a_purge_the_same_data_can_be_ingested_and_the_approval_holds(lab)
 def test_with_nothing_to_delete_nothing_is_recorded(lab):
     purge(lab, by="op")
     assert purge(lab, by="op").num_files == 0
-    assert len(lab.ledger.notes) == 1
+    assert len(lab.ledger.book.notes) == 1
 
 
 def test_a_purge_that_was_killed_is_finished_and_recorded_once(lab, monkeypatch):
@@ -301,9 +301,9 @@ def test_a_purge_that_was_killed_is_finished_and_recorded_once(lab, monkeypatch)
     with pytest.raises(KilledError):
         purge(lab, by="op")
     monkeypatch.undo()
-    assert not lab.ledger.notes
+    assert not lab.ledger.book.notes
     assert purge(lab, by="somebody else").num_files == files
-    (note,) = lab.ledger.notes
+    (note,) = lab.ledger.book.notes
     assert note.body["by"] == "op"
     assert not (lab.config.state / "purge.json").exists()
 
@@ -312,7 +312,7 @@ def test_what_could_not_be_deleted_is_said_and_not_recorded(lab, monkeypatch):
     monkeypatch.setattr(withdrawal.shutil, "rmtree", lambda path: None)
     with pytest.raises(FederationError, match=r"are still there, such as .*cache"):
         purge(lab, by="op")
-    assert not lab.ledger.notes
+    assert not lab.ledger.book.notes
 
 
 def test_a_purge_deletes_nothing_under_a_running_ingest(lab):

@@ -7,10 +7,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.canonical import digest_bytes
+from federation.ledger.closings import Closing
 from federation.ledger.filter import PoissonGaussian
 from federation.ledger.keys import SiteKey
 from federation.ledger.receipts import Receipt
 from federation.messages import (
+    CloseReply,
+    CloseRequest,
     DescribeRequest,
     Description,
     EvaluateReply,
@@ -48,6 +51,7 @@ class FakeSite:
     step: float = 1.0
     change_update: Callable[[dict], dict] = lambda update: update
     change_receipt: Callable[[Receipt], Receipt] = lambda receipt: receipt
+    change_closing: Callable[[Closing], Closing] = lambda closing: closing
     fails: Mapping[str, Exception] = field(default_factory=dict)
     seen: list = field(default_factory=list)
 
@@ -96,6 +100,21 @@ class FakeSite:
             versions={},
         )
         return TrainReply(payload, self.change_receipt(receipt).signed(KEY).to_json())
+
+    def close(self, request: CloseRequest) -> CloseReply:
+        self._begin("close", request)
+        closing = Closing(
+            site=self.name,
+            public_key=KEY.public_bytes.hex(),
+            ledger=SOME_DIGEST,
+            experiment_digest=request.experiment_digest,
+            run=request.run,
+            heads=dict(request.heads),
+            model_digest=request.model_digest,
+            seq=9,
+            head=SOME_DIGEST,
+        )
+        return CloseReply(self.change_closing(closing).signed(KEY).to_json())
 
     def evaluate(self, request: EvaluateRequest) -> EvaluateReply:
         self._begin("evaluate", request)

@@ -14,7 +14,9 @@ from federation.flower.client_app import client_app
 from federation.flower.grid import LocalGrid
 from federation.flower.server_app import RunStoppedError, server_app
 from federation.flower.strategy import CohortStrategy
+from federation.ledger.closings import Closing
 from federation.ledger.receipts import Receipt
+from models.weights import weights_digest
 
 
 class OtherGrid(Grid):
@@ -77,7 +79,34 @@ class TestARun:
         trained = site("a")
         result = over([trained], rounds=0)
         assert result.weights["unet.weight"].tobytes() == weights["unet.weight"].tobytes()
-        assert [kind for kind, _ in trained.seen] == ["describe", "evaluate"]
+        assert [kind for kind, _ in trained.seen] == ["describe", "evaluate", "close"]
+
+    def test_shows_every_site_the_others_newest_heads_and_keeps_what_they_countersign(
+        self, over, site
+    ):
+        def head_of(one):
+            return lambda receipt: replace(receipt, head_after="sha256:" + one * 64)
+
+        sites = [site("a", change_receipt=head_of("a")), site("b", change_receipt=head_of("b"))]
+        result = over(sites, rounds=2)
+        heads = {"a": "sha256:" + "a" * 64, "b": "sha256:" + "b" * 64}
+        asked = [request for kind, request in sites[0].seen if kind == "train"]
+        assert [request.heads for request in asked] == [{}, heads]
+        closings = [Closing.from_json(closing) for closing in result.closings]
+        assert [closing.site for closing in closings] == ["a", "b"]
+        assert all(closing.verify() and closing.heads == heads for closing in closings)
+        assert {c.model_digest for c in closings} == {weights_digest(result.weights)}
+
+    @pytest.mark.parametrize(
+        "change", [{"heads": {}}, {"run": "another"}, {"model_digest": None}, {"site": "b"}]
+    )
+    def test_passes_over_a_closing_statement_that_answers_something_else(
+        self, over, site, change, caplog
+    ):
+        wrong = site("a", change_closing=lambda closing: replace(closing, **change))
+        result = over([wrong, site("b")], rounds=1, min_sites=2)
+        assert [closing["site"] for closing in result.closings] == ["b"]
+        assert "No closing statement from" in caplog.text
 
     def test_carries_the_attempt_and_run(self, over, site, run_id):
         asked = site("a")

@@ -11,6 +11,7 @@ from federation.errors import FederationError, Refused
 from federation.flower import records, wire
 from federation.messages import (
     REFUSAL_CODES,
+    CloseRequest,
     DescribeRequest,
     EvaluateReply,
     EvaluateRequest,
@@ -60,11 +61,39 @@ class TestRequests:
         assert (arrived.round, arrived.run) == (0, RUN)
         describe = DescribeRequest(DIGEST, RUN)
         assert wire.decode_describe_request(wire.encode_describe_request(describe)) == describe
+        heads = {"ward-a": DIGEST}
+        sent = TrainRequest(DIGEST, RUN, 7, 2, weights, heads)
+        arrived = wire.decode_train_request(wire.encode_train_request(sent))
+        assert (arrived.heads, arrived.digest()) == (heads, sent.digest())
+        assert sent.digest() != TrainRequest(DIGEST, RUN, 7, 2, weights).digest()
+        close = CloseRequest(DIGEST, RUN, heads, DIGEST)
+        assert wire.decode_close_request(wire.encode_close_request(close)) == close
+
+    @pytest.mark.parametrize(
+        "heads",
+        [
+            {"ward-a": "no digest"},
+            {"ward-a": 1},
+            {"a\x1bb": DIGEST},
+            {f"ward-{n}": DIGEST for n in range(257)},
+        ],
+        ids=["text", "number", "control", "many"],
+    )
+    def test_with_heads_that_are_none_are_refused(self, weights, heads):
+        content = wire.encode_train_request(TrainRequest(DIGEST, RUN, 1, 1, weights))
+        content["heads"] = ConfigRecord(heads)
+        with pytest.raises(Refused, match=r"^invalid_request"):
+            wire.decode_train_request(content)
+
+    def test_to_close_without_a_models_digest_are_refused(self):
+        content = wire.encode_close_request(CloseRequest(DIGEST, RUN, {}, "none"))
+        with pytest.raises(Refused, match="no digest of a model"):
+            wire.decode_close_request(content)
 
     @pytest.mark.parametrize(
         ("field", "value"),
         [
-            ("format", 2),
+            ("format", 1),
             ("experiment_digest", "e" * 64),
             ("experiment_digest", DIGEST + "\n"),
             ("run", "../../etc/passwd"),
@@ -93,7 +122,7 @@ class TestRequests:
         with pytest.raises(Refused, match=f"lacks {field}"):
             wire.decode_train_request(content)
 
-    @pytest.mark.parametrize("name", ["request", "weights"])
+    @pytest.mark.parametrize("name", ["request", "heads", "weights"])
     def test_that_lack_a_record_are_refused(self, weights, name):
         content = wire.encode_train_request(TrainRequest(DIGEST, RUN, 1, 1, weights))
         del content[name]
@@ -108,7 +137,7 @@ class TestRequests:
 
     def test_with_a_record_of_another_kind_are_refused(self, weights):
         content = wire.encode_train_request(TrainRequest(DIGEST, RUN, 1, 1, weights))
-        swapped = RecordDict({"request": content["request"], "weights": MetricRecord({"w": 1.0})})
+        swapped = RecordDict({**content, "weights": MetricRecord({"w": 1.0})})
         with pytest.raises(Refused, match="not a ArrayRecord"):
             wire.decode_train_request(swapped)
 

@@ -18,12 +18,12 @@ from federation.errors import Refused
 from federation.ledger.filter import PoissonGaussian
 from federation.ledger.keys import SiteKey
 from federation.ledger.ledger import Ledger, RoundKey
-folder, run, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+folder, run, start, count = Path(sys.argv[1]), *sys.argv[2].split(":"), int(sys.argv[3])
 ledger = Ledger.open(folder / "ledger.jsonl", SiteKey.load(folder))
 event = PoissonGaussian(*map(float, sys.argv[4:6]), int(sys.argv[6]))
 print("ready", flush=True)
 sys.stdin.readline()
-for n in range(count):
+for n in range(int(start), int(start) + count):
     try:
         charge = ledger.charge(RoundKey(run, n, 0), request_digest=digest(n),
             experiment_digest=digest("experiment"), plan_digest=digest("plan"), event=event)
@@ -52,10 +52,10 @@ def go(process):
 
 def test_killed_at_any_time_every_payload_has_exactly_one_charge(world):
     small = PoissonGaussian(0.01, 5.0, 1)
-    world.approve(rounds=50_000, attempts=50_000, event=small)
+    world.approve(charges=300_000, event=small)
     rng, acknowledged, released = random.Random(7), 0, set()
     for trial in range(20):
-        process = start(world, f"run-{trial}", 10_000, small)
+        process = start(world, f"run:{trial * 10_000}", 10_000, small)
         go(process)
         lines = [process.stdout.readline() for _ in range(rng.randrange(4))]
         time.sleep(rng.uniform(0.0, 0.03))
@@ -87,13 +87,13 @@ def check_after_kill(world, *, num_charges, released):
 
 
 def test_two_processes_never_pass_the_budget_together(world):
-    world.approve(rounds=12, attempts=40)
-    processes = [start(world, f"run-{n}", 10, world.event) for n in range(2)]
+    world.approve(charges=12)
+    processes = [start(world, f"run:{n * 100}", 10, world.event) for n in range(2)]
     for process in processes:
         go(process)
     said = [line for p in processes for line in p.communicate()[0].splitlines()]
     ledger = world.reopened()
-    assert said.count("budget") == 8
+    assert said.count("approval_used_up") == 8
     assert sum(record.kind == "charge" for record in ledger.records) == 12
     assert ledger.spent_epsilon <= 8.0
     assert world.ledger.head == ledger.head

@@ -28,7 +28,7 @@ def test_a_round_is_charged_then_released_and_reads_back_after_reopening(world):
     assert world.ledger.stored_release(charge) is None
     receipt = world.ledger.release(charge, b"update")
     again = world.reopened()
-    assert world.kinds() == ["genesis", "approval", "charge", "release"]
+    assert world.kinds() == ["genesis", "approval", "reservation", "charge", "release"]
     assert again.stored_release(charge) == (b"update", receipt)
     assert (again.head, again.state, again.policy) == (
         world.ledger.head,
@@ -107,7 +107,7 @@ def test_another_plan_than_the_approved_is_not_approved(world):
 
 
 def test_an_approval_is_used_up_after_its_attempts(world):
-    world.approve(rounds=2, attempts=3)
+    world.approve(charges=3)
     for attempt in range(3):
         world.charge(attempt=attempt)
     refuse(world, "approval_used_up", attempt=3)
@@ -116,12 +116,16 @@ def test_an_approval_is_used_up_after_its_attempts(world):
 
 
 def test_a_calibrated_run_finishes_every_round_and_one_more_is_refused(world):
-    world.approve(rounds=12, attempts=20)
+    with pytest.raises(PrivacyBudgetError):
+        world.approve(charges=13)
+    world.approve(charges=12)
     for round_ in range(12):
         world.charge(round_)
     spent = world.ledger.spent_epsilon
-    refuse(world, "budget", round_=12)
+    refuse(world, "approval_used_up", round_=12)
     assert 7.9 < spent == world.ledger.spent_epsilon <= 8.0
+    with pytest.raises(PrivacyBudgetError):
+        world.approve(charges=1)
 
 
 def test_the_same_key_with_other_content_is_equivocation(world):
@@ -139,6 +143,26 @@ def test_a_charge_that_was_never_released_is_lost_and_a_new_attempt_works(world)
     refuse(world, "lost")
     world.ledger.release(world.charge(attempt=1), b"update")
     assert world.kinds().count("charge") == 2
+    assert world.kinds().count("loss") == 1
+
+
+def test_nothing_is_released_for_a_charge_that_was_recorded_as_lost(world):
+    world.approve()
+    charge = world.charge()
+    world.ledger.lose(charge)
+    world.ledger.lose(charge)
+    with pytest.raises(LedgerError, match="recorded as lost"):
+        world.ledger.release(charge, b"update")
+    assert world.kinds().count("loss") == 1
+    assert world.reopened().spent_epsilon == world.ledger.spent_epsilon > 0
+
+
+def test_a_released_charge_is_not_lost_any_more(world):
+    world.approve()
+    charge = world.charge()
+    world.ledger.release(charge, b"update")
+    world.ledger.lose(charge)
+    assert "loss" not in world.kinds()
 
 
 def test_identical_refusals_are_recorded_once_also_after_reopening(world):
@@ -152,34 +176,44 @@ def test_identical_refusals_are_recorded_once_also_after_reopening(world):
 
 def test_an_approval_that_does_not_fit_is_refused_and_recorded(world):
     with pytest.raises(PrivacyBudgetError, match="do not fit what is left"):
-        world.approve(rounds=13, attempts=13)
+        world.approve(charges=13)
     assert refusals(world) == ["budget"]
     assert world.ledger.approval_for(digest("experiment")) is None
 
 
 def test_approvals_reserve_their_rounds_until_they_are_charged(world):
-    world.approve(rounds=8, attempts=8)
+    world.approve(charges=8)
     with pytest.raises(PrivacyBudgetError):
-        world.approve(rounds=5, attempts=5, experiment=digest("second"))
-    world.approve(rounds=4, attempts=4, experiment=digest("second"))
+        world.approve(charges=5, experiment=digest("second"))
+    world.approve(charges=4, experiment=digest("second"))
     for round_ in range(8):
         world.charge(round_)
     with pytest.raises(PrivacyBudgetError):
-        world.approve(rounds=1, attempts=1, experiment=digest("third"))
+        world.approve(charges=1, experiment=digest("third"))
 
 
 def test_a_newer_approval_replaces_the_reservation_of_the_same_experiment(world):
-    world.approve(rounds=12, attempts=12)
+    world.approve(charges=12)
     world.charge()
-    world.approve(rounds=11, attempts=11)
+    world.approve(charges=11)
     with pytest.raises(PrivacyBudgetError):
-        world.approve(rounds=12, attempts=12)
+        world.approve(charges=12)
 
 
-@pytest.mark.parametrize(("rounds", "attempts"), [(0, 1), (2, 1), (-1, -1)])
-def test_senseless_approvals_are_refused(world, rounds, attempts):
-    with pytest.raises(ValueError, match="rounds <= attempts"):
-        world.approve(rounds=rounds, attempts=attempts)
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"charges": 0},
+        {"charges": -1},
+        {"expires": "tomorrow"},
+        {"leaves": ("a\nb",)},
+        {"author": "me"},
+    ],
+)
+def test_senseless_approvals_are_refused(world, terms):
+    with pytest.raises(ValueError, match=r"expected|number"):
+        world.approve(**terms)
+    assert world.kinds() == ["genesis"]
 
 
 def test_unprotected_experiments_are_refused_by_default(world):
@@ -223,7 +257,7 @@ def test_a_missing_or_empty_ledger_is_refused(tmp_path, world):
 
 
 def test_another_sites_ledger_is_refused(tmp_path, world):
-    with pytest.raises(LedgerError, match="not signed with this site's key"):
+    with pytest.raises(LedgerError, match="signed with another key than this site's"):
         Ledger.open(world.ledger.path, SiteKey.create(tmp_path / "other"))
 
 
@@ -328,7 +362,7 @@ def test_whatever_is_asked_the_budget_holds_and_reopening_changes_nothing(
     folder = tmp_path_factory.mktemp("model")
     ledger = Ledger.create(folder / "l.jsonl", world.key, BudgetPolicy.of(8.0, 1e-5), "brains")
     world.ledger, charges = ledger, 0
-    world.approve(rounds=12, attempts=16)
+    world.approve(charges=12)
     for _ in range(data.draw(st.integers(1, 25))):
         try:
             charge = world.charge(

@@ -25,7 +25,7 @@ def test_a_note_costs_nothing_and_changes_no_approval(world):
     world.ledger.note("exclusion", by="op", reason="withdrawn", after=0)
     again = world.reopened()
     assert (again.state, again.spent_epsilon, again.approvals) == before
-    assert [note.body["what"] for note in again.notes] == ["exclusion"]
+    assert [note.body["what"] for note in again.book.notes] == ["exclusion"]
 
 
 def test_a_note_repeated_after_a_kill_is_written_once(world):
@@ -39,12 +39,12 @@ def test_a_note_repeated_after_a_kill_is_written_once(world):
 def test_a_declaration_is_there_from_the_start_and_reads_back(world, tmp_path):
     ledger = create(world, tmp_path / "phantoms", PHANTOMS)
     assert [record.kind for record in ledger.records] == ["genesis", "note"]
-    assert Ledger.open(ledger.path, world.key).declaration == PHANTOMS
+    assert Ledger.open(ledger.path, world.key).book.declaration == PHANTOMS
     assert ledger.fits(Unprotected(), digest("any"))
 
 
 def test_without_a_declaration_there_is_none(world):
-    assert world.ledger.declaration is None
+    assert world.ledger.book.declaration is None
     with pytest.raises(PrivacyBudgetError, match="forbids"):
         world.approve(event=Unprotected())
 
@@ -83,4 +83,4 @@ def test_of_very_many_experiments_the_newest_are_named_and_the_line_still_fits(w
     wide = "\U0001d11e" * 200
     note = world.ledger.note("purge", by=wide, reason=wide, experiments=digests, after=0)
     assert note.body["experiments"] == digests[5:]
-    assert world.reopened().notes == (note,)
+    assert world.reopened().book.notes == [note]

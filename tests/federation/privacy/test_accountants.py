@@ -33,7 +33,7 @@ from federation.ledger.filter import (
     rdp_to_epsilon,
 )
 from federation.ledger.keys import SiteKey
-from federation.ledger.ledger import Ledger, RoundKey
+from federation.ledger.ledger import Ledger, RoundKey, Terms
 from federation.privacy.plan import make_plan
 from tests.experiments import demo_values, tiny_experiment
 
@@ -258,17 +258,10 @@ class Site:
     def __init__(self, folder, policy):
         self.ledger = Ledger.create(folder / "ledger.jsonl", SiteKey.create(folder), policy, "x")
 
-    def approve(self, name, event, rounds, attempts):
+    def approve(self, name, event, charges):
         self.name, self.event = "sha256:" + name * 64, event
-        self.ledger.approve(
-            self.name,
-            self.name,
-            event=event,
-            rounds=rounds,
-            attempts=attempts,
-            approver="Dr. Rivera",
-            commitment="none",
-        )
+        some = "sha256:" + "0" * 64
+        self.ledger.approve(Terms(self.name, self.name, event, charges, some, "Dr. Rivera", some))
 
     def charge(self, number, attempt=1):
         return self.ledger.charge(
@@ -288,7 +281,7 @@ def test_a_plan_for_what_is_left_finishes_with_its_retries_and_one_more_step_is_
     rate, steps, rounds, retries = run
     policy = BudgetPolicy.of(epsilon, 1e-5)
     site = Site(tmp_path, policy)
-    site.approve("a", PoissonGaussian(0.1, 20.0 / epsilon**0.5, 3), 2, 2)
+    site.approve("a", PoissonGaussian(0.1, 20.0 / epsilon**0.5, 3), 2)
     site.charge(1), site.charge(2)
     charges = rounds + retries
     noise = calibrate_noise_multiplier(
@@ -298,14 +291,14 @@ def test_a_plan_for_what_is_left_finishes_with_its_retries_and_one_more_step_is_
         tolerance=1e-6,
         spent=site.ledger.state,
     )
-    site.approve("b", PoissonGaussian(rate, noise, steps), charges, charges)
+    site.approve("b", PoissonGaussian(rate, noise, steps), charges)
     for number in range(1, rounds + 1):
         site.charge(number)
     for attempt in range(2, retries + 2):
         site.charge(1, attempt)
     assert site.ledger.spent_epsilon <= epsilon
     with pytest.raises(PrivacyBudgetError, match="do not fit what is left"):
-        site.approve("c", PoissonGaussian(rate, noise, 1), 1, 1)
+        site.approve("c", PoissonGaussian(rate, noise, 1), 1)
 
 
 def test_less_noise_than_calibrated_does_not_fit_what_is_left():
@@ -328,9 +321,9 @@ def test_where_nothing_is_left_no_noise_fits():
 def test_the_demos_plan_fits_a_site_with_exactly_its_epsilon(tmp_path):
     plan = make_plan(Experiment.model_validate(demo_values()))
     site = Site(tmp_path, BudgetPolicy.of(plan.epsilon, plan.delta))
-    site.approve("a", plan.round_event, plan.charges, plan.charges)
+    site.approve("a", plan.round_event, plan.charges)
     for number in range(1, plan.charges + 1):
         site.charge(number)
     one_step = replace(plan.round_event, steps=1)
     with pytest.raises(PrivacyBudgetError):
-        site.approve("b", one_step.times(plan.steps), 1, 1)
+        site.approve("b", one_step.times(plan.steps), 1)

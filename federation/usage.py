@@ -1,0 +1,39 @@
+"""Which runs have used a site's data, from its ledger. For the site's own screen."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from federation.site import Site
+
+
+@dataclass(frozen=True)
+class UsedBy:
+    """An experiment that was approved on data which are now another data set.
+
+    Attributes:
+        runs: Runs that were charged, with the number of updates that left in each.
+        on_earlier_data: It was approved on data older than those before this exclusion.
+    """
+
+    name: str
+    digest: str
+    runs: dict[str, int]
+    on_earlier_data: bool = False
+
+
+def runs_by_experiment(site: Site) -> dict[str, Counter[str]]:
+    """Return, by experiment, how many updates left in each run; charged runs without any, too."""
+    records = site.ledger.records
+    released = {r.body["charge_seq"] for r in records if r.kind == "release"}
+    runs: dict[str, Counter[str]] = {}
+    for record in records:
+        if record.kind == "charge":
+            counts = runs.setdefault(record.body["experiment_digest"], Counter())
+            counts[record.body["run"]] += record.seq in released
+    return runs
+
+
+def used_by(site: Site, experiment_digest: str) -> UsedBy:
+    """Return what an experiment made of this site's data."""
+    runs = dict(runs_by_experiment(site).get(experiment_digest, {}))
+    return UsedBy(site.experiment_name(experiment_digest), experiment_digest, runs)
