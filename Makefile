@@ -1,10 +1,11 @@
 # make install  makes .venv with the tested versions;  make demo  runs the main job;  make test  the suite;
-# make bench-data  compares the data layer with raw limits and peers;  make bench-privacy  what privacy costs.
+# make bench-data  compares the data layer with raw limits and peers;  make bench-privacy  what privacy costs;
+# make bench-ledger  charges beside bare durable writes, and how long 100,000 records take to verify.
 # make utility  trains centralised, federated and alone, without and with privacy, and draws docs/utility.svg.
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: install demo test bench-data bench-privacy utility lint types clean
+.PHONY: install demo test bench-data bench-privacy bench-ledger utility lint types clean
 
 install: .venv/.installed
 
@@ -24,6 +25,9 @@ bench-data: install
 
 bench-privacy: install
 	$(BIN)/python -m tests.benchmarks.bench_privacy
+
+bench-ledger: install
+	$(BIN)/python -m tests.benchmarks.bench_ledger
 
 utility: install
 	$(BIN)/python -m tests.benchmarks.utility --data ../shared/data/pneumoniamnist.npz --out runs/utility --report docs

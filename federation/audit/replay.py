@@ -12,6 +12,7 @@ from pathlib import Path
 from federation.audit.accounting import Spent
 from federation.audit.rules import fold
 from federation.audit.state import Permit, Replay
+from federation.canonical import digest_bytes
 from federation.ledger.filter import BudgetPolicy
 from federation.ledger.records import MAX_LINE_BYTES, NO_RECORD, Record, parse_record
 
@@ -60,7 +61,7 @@ def _take(replay: Replay, seq: int, line: bytes) -> None:
         replay.keys.append((0, record.body["public_key"]))
         replay.spent = Spent(BudgetPolicy.from_json(record.body["policy"]))
     _check_chain(replay, seq, record)
-    _check_seal(replay, seq, record)
+    _check_seal(replay, seq, record, line)
     replay.records[seq] = replay.head = record
     fold(replay, seq, record)
 
@@ -82,12 +83,22 @@ def _check_chain(replay: Replay, seq: int, record: Record) -> None:
         replay.note(f"record {seq}: the site's clock went back")
 
 
-def _check_seal(replay: Replay, seq: int, record: Record) -> None:
-    if not record.hash_matches():
+def _check_seal(replay: Replay, seq: int, record: Record, line: bytes) -> None:
+    if digest_bytes(_content_of(line, record)) != record.hash:
         replay.problem("chain", f"record {seq}: its hash is not that of its content")
     if replay.keys and not record.signed_by(bytes.fromhex(replay.keys[-1][1])):
         whose = "of the genesis record" if len(replay.keys) == 1 else "in force by then"
         replay.problem("chain", f"record {seq}: it is not signed with the key {whose}")
+
+
+def _content_of(line: bytes, record: Record) -> bytes:
+    """Return what the hash is over: the line, which is canonical, without hash and signature.
+
+    Keys are sorted, and no body comes after the hash: the last place that looks like it is it.
+    """
+    named, sealed = f'"hash":"{record.hash}",', f',"signature":"{record.signature}"}}'
+    place = line.rindex(f'{named}"kind":'.encode())
+    return line[:place] + line[place + len(named) : -len(sealed)] + b"}"
 
 
 def _is_a_time(text: str) -> bool:
