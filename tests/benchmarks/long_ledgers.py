@@ -75,7 +75,7 @@ def key_of_round(number: int) -> RoundKey:
     return RoundKey(RUN, number % 10**6, number // 10**6)
 
 
-def long_ledger(folder: Path, num_records: int, *, receipts: bool = False) -> LongLedger:
+def long_ledger(folder: Path, num_records: int) -> LongLedger:
     """Write ``folder/ledger.jsonl`` with about so many records, and its key beside it.
 
     The run is open, and has charges left: it can go on with the real ledger.
@@ -88,8 +88,7 @@ def long_ledger(folder: Path, num_records: int, *, receipts: bool = False) -> Lo
     made = LongLedger(key, ledger.records[0], list(ledger.records))
     ledger.close()
     for charge, release in _rounds(made, (num_records - 3) // 2):
-        if receipts:
-            made.receipts.append(made.receipt(charge, release))
+        made.receipts.append(made.receipt(charge, release))
     path.write_bytes(b"".join(record.line for record in made.records))
     return made
 

@@ -33,7 +33,7 @@ def test_a_tiny_run_measures_every_row(tmp_path):
 
 
 def test_a_ledger_made_at_once_is_one_like_any_other(tmp_path):
-    made = long_ledger(tmp_path, 101, receipts=True)
+    made = long_ledger(tmp_path, 101)
     verdict = verify_ledger(
         tmp_path / "ledger.jsonl", trust={made.key.fingerprint}, receipts=made.receipts
     )
@@ -46,8 +46,9 @@ def test_a_ledger_made_at_once_is_one_like_any_other(tmp_path):
 def test_half_of_the_bare_rate_is_the_aim(charge_s, said):
     row = {"records": 100, "line_bytes": 900, "bare_s": 0.001, "opened_s": 0.1}
     section = charge_section([{**row, "charge_s": charge_s, "marked_s": 0.004}])
-    assert section.notes[2].endswith(f"(aim 0.5): {said}")
+    assert section.notes[3].endswith(f"(aim 0.5): {said}")
     assert section.lines[0][3] == "250 (0.25)"
+    assert float(section.lines[0][4]) == pytest.approx(1e3 * charge_s - 1)
 
 
 @pytest.mark.parametrize(("wall_s", "said"), [(60.0, "MET"), (60.1, "MISSED")])
