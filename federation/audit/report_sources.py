@@ -1,0 +1,110 @@
+"""What may stand beside ledgers: experiment files, and what sites' self-audits concluded."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from federation.errors import FederationError
+from federation.experiment import Experiment, load_experiment
+
+_SUFFIXES = (".yaml", ".yml")
+_MOST_FILES = 2_000
+_MOST_BYTES = 16_000_000
+_FORMAT = "cohortium-self-audit/1"
+_VERDICTS = ("no_evidence_of_violation", "violation", "inconclusive")
+
+
+@dataclass(frozen=True)
+class Experiments:
+    """Experiments by their digest, and what was found that is none."""
+
+    by_digest: dict[str, Experiment]
+    unread: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SelfAuditSeen:
+    """What a site's self-audit concluded, as the file says it: nobody signed it.
+
+    Attributes:
+        source: The file's name.
+        verdict: ``no_evidence_of_violation``, ``violation`` or ``inconclusive``.
+    """
+
+    source: str
+    plan_digest: str
+    verdict: str
+    statement: str
+    rounds: int
+
+
+def read_experiments(paths: Sequence[Path]) -> Experiments:
+    """Read experiment files, and those in folders.
+
+    Raises:
+        FederationError: A path is missing. A file in a folder that is no experiment is named in
+            ``unread``, nothing more: its record shows a digest in place of a name.
+    """
+    found: dict[str, Experiment] = {}
+    unread: list[str] = []
+    for path in paths:
+        for file in _files(path, _SUFFIXES, "experiment"):
+            try:
+                experiment = load_experiment(file)
+            except FederationError as error:
+                if file == path:
+                    raise
+                unread.append(f"{file.name}: {error}")
+                continue
+            found[experiment.digest()] = experiment
+    return Experiments(found, tuple(unread))
+
+
+def read_self_audits(paths: Sequence[Path]) -> tuple[SelfAuditSeen, ...]:
+    """Read the reports of self-audits, in whichever form a site keeps or exports them.
+
+    Raises:
+        FederationError: A path is missing, or a file that was named is no such report.
+    """
+    found = []
+    for path in paths:
+        for file in _files(path, (".json",), "self-audit"):
+            seen = _self_audit(file)
+            if seen is not None:
+                found.append(seen)
+            elif file == path:
+                raise FederationError(
+                    f"{file} is no report of a self-audit. Pass a JSON file from a site's folder "
+                    "'audits', or what 'cohortium site' printed of it."
+                )
+    return tuple(found)
+
+
+def _files(path: Path, suffixes: tuple[str, ...], what: str) -> Iterator[Path]:
+    if path.is_dir():
+        inside = sorted(one for one in path.rglob("*") if one.suffix in suffixes)
+        yield from inside[:_MOST_FILES]
+    elif path.is_file():
+        yield path
+    else:
+        raise FederationError(f"There is no {what} file or folder {path}. Correct the path.")
+
+
+def _self_audit(path: Path) -> SelfAuditSeen | None:
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            return None
+        values: Any = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if isinstance(values, dict) and isinstance(values.get("report"), dict):
+        values = values["report"]  # a site's own file, with evidence around it
+    if not isinstance(values, dict) or values.get("format") != _FORMAT:
+        return None
+    rounds, verdict = values.get("rounds"), values.get("verdict")
+    if verdict not in _VERDICTS or not isinstance(rounds, int):
+        return None
+    statement = str(values.get("statement", ""))[:1_000]
+    return SelfAuditSeen(path.name, str(values.get("plan_digest")), verdict, statement, rounds)

@@ -1,0 +1,128 @@
+"""``cohortium audit report``: one page for an ethics board. Decodes arguments, writes the page."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from federation.errors import FederationError
+from federation.files import write_atomically
+
+if TYPE_CHECKING:
+    from federation.audit.verify import Report
+
+REPORT_HELP = """Write one HTML page that an ethics board reads without mathematics.
+
+It says who trained what on whose data and why, what was promised and what is spent (with plots),
+what these numbers mean and what they do not cover, and what was verified. PATH is a ledger, or a
+folder that is searched for ledgers, receipts and closings. The page loads nothing, runs nothing and
+prints well; nothing is sent anywhere.
+
+\b
+Examples:
+  cohortium audit report --trust trust.txt --experiments configs/ runs/brains/ site-a/state/
+  cohortium audit report --trust trust.txt --out may.html --receipts receipts.json a.jsonl b.jsonl
+  cohortium audit report --trust trust.txt --self-audit site-a/state/audits a.jsonl
+
+Without --experiments an approval's experiment is shown by its digest alone, since a ledger holds
+neither its name nor its purpose.
+
+Exit status: 0 verified; 1 contradicted, or no --trust (the page is written and says so); 2 the
+command cannot be run as given.
+"""
+
+Files = list[Path] | None
+
+
+def report(  # noqa: PLR0913, PLR0917 - options of a command
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", show_default=False)],
+    trust: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE|SHA256:...", help="Trust file, or a fingerprint. Repeatable."),
+    ] = None,
+    receipts: Annotated[
+        Files, typer.Option(metavar="FILE", help="Receipts that a run left. Repeatable.")
+    ] = None,
+    closings: Annotated[
+        Files, typer.Option(metavar="FILE", help="Closings that a run left. Repeatable.")
+    ] = None,
+    experiments: Annotated[
+        Files,
+        typer.Option(metavar="FILE|FOLDER", help="Experiment files: names, purposes. Repeatable."),
+    ] = None,
+    self_audit: Annotated[
+        Files,
+        typer.Option(
+            "--self-audit",
+            "--self-audits",
+            metavar="FILE|FOLDER",
+            help="A site's own test of its noise. Repeatable.",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The page.")] = Path("report.html"),
+) -> None:
+    """Write one page for an ethics board."""
+    try:
+        checked, text = _page(
+            paths,
+            trust=trust or (),
+            receipts=receipts or (),
+            closings=closings or (),
+            experiments=experiments or (),
+            self_audits=self_audit or (),
+        )
+        _write(out, text)
+    except FederationError as error:
+        Console(stderr=True).print(Text(f"Error: {error}"), soft_wrap=True)
+        raise typer.Exit(2) from error
+    verdicts = ", ".join(f"{v.site or v.path}: {v.summary}" for v in checked.verdicts)
+    Console().print(Text(f"{verdicts}. The report is {out}."), soft_wrap=True)
+    raise typer.Exit(0 if checked.ok else 1)
+
+
+def _page(  # noqa: PLR0913 - all but one are named
+    paths: list[Path],
+    *,
+    trust: list[str] | tuple[()],
+    receipts: list[Path] | tuple[()],
+    closings: list[Path] | tuple[()],
+    experiments: list[Path] | tuple[()],
+    self_audits: list[Path] | tuple[()],
+) -> "tuple[Report, str]":
+    # Here and not above: dp-accounting takes seconds to load, and --help needs none of it.
+    from federation.audit.report import board_report
+    from federation.audit.report_page import page
+    from federation.audit.report_sources import read_experiments, read_self_audits
+    from federation.audit.sources import find_sources, read_closings, read_receipts
+    from federation.audit.verify import verify_ledgers
+    from federation.cli.audit import read_trust  # that module mounts this one
+    from federation.ledger.records import now
+
+    trusted = read_trust(list(trust)) if trust else None
+    found = find_sources(paths, receipts=receipts, closings=closings)
+    left = [receipt for path in found.receipts for receipt in read_receipts(path)]
+    ended = [closing for path in found.closings for closing in read_closings(path)]
+    audits = read_self_audits(self_audits)
+    checked = verify_ledgers(
+        found.ledgers, trust=trusted, receipts=left, closings=ended, self_audits=audits
+    )
+    told = board_report(
+        checked,
+        made_at=now(),
+        experiments=read_experiments(experiments),
+        self_audits=audits,
+        receipts=len(left),
+    )
+    return checked, page(told)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        write_atomically(path, text.encode(), mode=0o644)
+    except OSError as error:
+        raise FederationError(
+            f"The report {path} cannot be written ({error.strerror}). Give a file in a folder that "
+            "exists."
+        ) from error
