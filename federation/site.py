@@ -14,13 +14,15 @@ from federation.canonical import canonical_json, digest_bytes
 from federation.documents import parse_document, read_yaml
 from federation.errors import FederationError, LedgerError, Refused
 from federation.experiment import Experiment
-from federation.files import private_folder, write_atomically
+from federation.files import private_folder, sync_folder, write_atomically
 from federation.forecast import Budget
 from federation.ledger.entries import Terms
 from federation.ledger.filter import BudgetPolicy, FilterState
-from federation.ledger.keys import SiteKey
+from federation.ledger.keys import SITE_KEY, SiteKey
 from federation.ledger.ledger import Ledger
 from federation.ledger.records import Record, now
+from federation.ledger.signed_chain import signing_key
+from federation.ledger.upkeep import rotate
 from federation.messages import Description
 from federation.privacy.plan import PrivacyPlan
 from federation.site_config import Part, SiteConfig, load_site_config
@@ -30,6 +32,7 @@ from federation.software import software_digest
 __all__ = ["Part", "Site", "SiteConfig", "load_site_config", "open_site"]
 
 LEDGER = "ledger.jsonl"
+NEXT_KEY = "site-key.next"
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,8 @@ class Site(SiteData):
         path = self._experiment_path(experiment_digest)
         if record is None or not path.is_file():
             raise Refused("not_approved", f"no open approval for {experiment_digest}")
+        if record.body["hub_key"] is not None:
+            raise Refused("not_approved", "the approval is for a hub, and none has signed this")
         if record.body["software"] != software_digest():
             raise Refused(
                 "not_approved",
@@ -285,6 +290,7 @@ def open_site(path: Path) -> Site:
     config = open_site_data(path).config
     state = private_folder(config.state)
     if has_ledger(config):
+        _finish_rotation(config)
         key = SiteKey.load(state)
         return _with_every_exclusion(Site(config, key, _open_ledger(config, key)))
     _require_new(config)
@@ -320,6 +326,32 @@ def has_ledger(config: SiteConfig) -> bool:
     return (config.state / LEDGER).exists()
 
 
+def replace_key(site: Site) -> str:
+    """Give a site a new signing key, and return its fingerprint. Open the site again afterwards.
+
+    Killed anywhere in between, opening the site finishes it or leaves the old key in force.
+    """
+    state = site.config.state
+    if not SiteKey.exists(state, NEXT_KEY):
+        SiteKey.create(state, NEXT_KEY)
+    new = SiteKey.load(state, NEXT_KEY)
+    rotate(site.ledger, new)
+    site.ledger.close()
+    _finish_rotation(site.config)
+    return new.fingerprint
+
+
+def _finish_rotation(config: SiteConfig) -> None:
+    """Put the new key in place of the old one once the ledger says that it signs."""
+    state = config.state
+    if not SiteKey.exists(state, NEXT_KEY):
+        return
+    new = SiteKey.load(state, NEXT_KEY)
+    if signing_key(config.state / LEDGER) == new.public_bytes.hex():
+        (state / NEXT_KEY).replace(state / SITE_KEY)
+        sync_folder(state)
+
+
 def open_to_recover(path: Path) -> Site:
     """Open a site whose ledger may be an older copy. For ``ledger.upkeep.recover`` alone.
 
@@ -327,6 +359,7 @@ def open_to_recover(path: Path) -> Site:
         FederationError: See ``open_site``.
     """
     config = open_site_data(path).config
+    _finish_rotation(config)
     key = SiteKey.load(config.state)
     ledger_path = config.state / LEDGER
     return Site(

@@ -8,7 +8,9 @@ import typer
 from rich.console import Console
 
 from data_adapters.errors import DataError
+from federation.cli import decide as _decide  # noqa: F401 - adds its commands to the site's
 from federation.cli.audit import app as audit_app
+from federation.cli.author import app as author_app
 from federation.cli.budget import app as budget_app
 from federation.cli.demo import demo
 from federation.cli.run import run
@@ -28,6 +30,8 @@ app = typer.Typer(
 app.command("demo")(demo)
 app.command("run")(run)
 app.add_typer(site_app, name="site")
+
+app.add_typer(author_app, name="author")
 app.add_typer(budget_app, name="budget")
 app.add_typer(audit_app, name="audit")
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from federation.authors import Signature, read_signature, signature_path
 from federation.cli import show
 from federation.cli.site import operator
 from federation.errors import FederationError
@@ -42,7 +43,15 @@ def run(
     """
     loaded = load_experiment(experiment)
     folder = out or show.new_folder(Path("runs"), loaded.name)
-    carry_out(loaded, site, out=folder, yes=yes, approver=operator(), as_json=as_json)
+    carry_out(
+        loaded,
+        site,
+        out=folder,
+        yes=yes,
+        approver=operator(),
+        as_json=as_json,
+        signature=read_signature(signature_path(experiment)),
+    )
 
 
 def carry_out(  # noqa: PLR0913 - all but two are named
@@ -53,6 +62,7 @@ def carry_out(  # noqa: PLR0913 - all but two are named
     yes: bool,
     approver: str,
     as_json: bool,
+    signature: Signature | None = None,
 ) -> None:
     """Do all of a local run with progress on stderr and results on stdout.
 
@@ -81,7 +91,7 @@ def carry_out(  # noqa: PLR0913 - all but two are named
     if all(q.admitted for q in quotes):
         _ask(yes, approver)
     # Where a quote does not fit this raises, and that site's ledger has the refusal on record.
-    approve(experiment, sites, approver=approver)
+    approve(experiment, sites, approver=approver, signature=signature)
     with show.run_progress(experiment, sites) as on_event:
         summary = run_experiment(experiment, sites, out=out, on_event=on_event)
     show.failures(sites)

@@ -18,7 +18,8 @@ from federation.readiness import BudgetFound, Readiness
 from federation.readiness_parts import Counts, PartFound
 from federation.site_config import Part
 from federation.site_data import SiteData
-from federation.withdrawal import Excluded, Purged, UsedBy
+from federation.usage import UsedBy
+from federation.withdrawal import Excluded, Purged
 
 _BAR = 24
 _MOST_ROWS = 12

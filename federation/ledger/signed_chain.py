@@ -13,6 +13,18 @@ from federation.ledger.keys import SiteKey
 from federation.ledger.records import NO_RECORD, Record, parse_record
 
 
+def signing_key(path: Path) -> str | None:
+    """Return the key, hex, that a ledger file says it signs with now; nothing else is checked."""
+    key = None
+    for line in path.read_bytes().splitlines():
+        if b'"kind":"genesis"' in line or b'"kind":"key_rotation"' in line:
+            try:
+                key = parse_record(line).body["public_key"]
+            except ValueError:
+                continue
+    return key
+
+
 class SignedChain:
     """An open file of records. Threads and processes may share it; they take turns.
 
