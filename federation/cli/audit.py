@@ -11,6 +11,7 @@ from rich.text import Text
 
 from federation.audit.sources import find_sources, read_closings, read_receipts, read_text
 from federation.audit.verify import verify_ledgers
+from federation.cli.audit_report import REPORT_HELP, report
 from federation.cli.show_audit import show
 from federation.errors import FederationError
 
@@ -83,7 +84,7 @@ def verify(  # noqa: PLR0913, PLR0917 - options of a command
     try:
         trusted = read_trust(trust) if trust else None
         found = find_sources(paths, receipts=receipts or (), closings=closings or ())
-        report = verify_ledgers(
+        checked = verify_ledgers(
             found.ledgers,
             trust=trusted,
             receipts=[receipt for path in found.receipts for receipt in read_receipts(path)],
@@ -94,10 +95,13 @@ def verify(  # noqa: PLR0913, PLR0917 - options of a command
         Console(stderr=True).print(Text(f"Error: {error}"), soft_wrap=True)
         raise typer.Exit(2) from error
     if as_json:
-        typer.echo(json.dumps({**report.to_json(), "found": found.to_json()}, indent=2))
+        typer.echo(json.dumps({**checked.to_json(), "found": found.to_json()}, indent=2))
     else:
-        show(report, found)
-    raise typer.Exit(0 if report.ok else 1)
+        show(checked, found)
+    raise typer.Exit(0 if checked.ok else 1)
+
+
+app.command("report", help=REPORT_HELP)(report)
 
 
 def read_trust(values: list[str]) -> dict[str, str]:

@@ -170,3 +170,10 @@ def test_help_teaches_by_example():
     result = verify("--help")
     assert "cohortium audit verify --trust" in result.output
     assert "Exit status" in result.output
+
+
+def test_the_boards_report_is_a_command_beside(site, files, tmp_path):
+    done = runner.invoke(app, ["report", *files, "--out", str(tmp_path / "report.html")])
+    assert done.exit_code == 0, done.output
+    assert "hospital-a: verified" in done.output
+    assert "<!doctype html>" in (tmp_path / "report.html").read_text().lower()
