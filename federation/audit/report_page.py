@@ -12,6 +12,7 @@ from federation.audit.report_plots import bar
 from federation.audit.report_style import STYLE, content_policy
 from federation.audit.report_training import budgets, training
 
+_MOST_OF_A_PROBLEM = 160
 _CONTENTS = (
     ("training", "Who trained what, on whose data, and why"),
     ("budget", "How much of the promise is used"),
@@ -135,7 +136,7 @@ def site_chip(site: SiteAccount) -> str:
 def _card(report: BoardReport, site: SiteAccount) -> str:
     head = (
         f'<article class="card">\n<h3>{words.text(site.name)}</h3>\n<p>{site_chip(site)}</p>\n'
-        f"<p>{_whose(site)}</p>\n"
+        f"<p>{_whose(site)}</p>\n{_first_problem(site)}"
     )
     policy = site.policy
     if policy is None:
@@ -149,12 +150,22 @@ def _card(report: BoardReport, site: SiteAccount) -> str:
     )
     return (
         f'{head}<p class="figure"><b>{words.spent(site.spent)}</b> '
-        f"<span>of {limit} spent</span></p>\n"
+        f"<span>{'spent, of' if isinf(site.spent) else 'of'} {limit}"
+        f"{' promised' if isinf(site.spent) else ' spent'}</span></p>\n"
         f"{bar(used, held)}"
         f'<p class="small muted">{_used(site, used, held)}</p>\n'
         + facts([("Promised", promised), ("Used by", _used_by(report, site))], "stack")
         + "</article>\n"
     )
+
+
+def _first_problem(site: SiteAccount) -> str:
+    if not site.verdict.problems:
+        return ""
+    first, number = site.verdict.problems[0], len(site.verdict.problems)
+    cut = first if len(first) <= _MOST_OF_A_PROBLEM else f"{first[:_MOST_OF_A_PROBLEM]}…"
+    more = f" (and {number - 1:,} more)" if number > 1 else ""
+    return f'<p class="small bad">{words.text(cut)}{more}</p>\n'
 
 
 def _whose(site: SiteAccount) -> str:
@@ -207,4 +218,16 @@ def _in_plain_words(report: BoardReport) -> str:
         "knows everything about a person but whether that person’s data were used. A coin would "
         f"guess it right 50 times in 100. {which} keeps such guesses to at most {right} of 100"
         f"{vacuous if policy.epsilon >= 6 else ''}. {attack_words(worst)}</p>\n"
+        + _without_any(known)
+    )
+
+
+def _without_any(sites: list[SiteAccount]) -> str:
+    bare = [words.text(site.name) for site in sites if isinf(site.spent)]
+    if not bare:
+        return ""
+    return (
+        f'<p class="lead"><strong>At {words.listed(bare)} rounds were trained without noise.'
+        "</strong> "
+        "Nothing limits what these tell of anybody, whatever was promised.</p>\n"
     )

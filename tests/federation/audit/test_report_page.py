@@ -144,6 +144,18 @@ class TestWhatItSays:
         text = parsed(page(board_report(verify_ledgers([path]), made_at=sample.made_at))).text
         assert text.index("Do not rely on the figures") < text.index("of 8 spent")
         assert "Problems, as the verifier wrote them" in text
+        assert text.index("its hash is not that of its content") < text.index("of 8 spent")
+
+    def test_rounds_without_noise_are_said_first(self, site):
+        values = site.values
+        for value in values:
+            if value["kind"] == "charge":
+                value["body"]["event"] = {"kind": "unprotected"}
+        site.rewrite(values)
+        report = board_report(verify_ledgers([site.path]), made_at="2026-06-30T00:00:00Z")
+        first = parsed(page(report)).text.split("Who trained what")[0]
+        assert "unlimited spent, of 8 promised" in first
+        assert "At hospital-a rounds were trained without noise." in first
 
     def test_files_of_nothing_make_a_page_that_says_so(self, tmp_path):
         path = tmp_path / "empty.jsonl"
