@@ -16,7 +16,7 @@ from federation.ledger.receipts import Receipt
 from federation.ledger.records import Record
 
 # By what a record may be pinned; see ``Replay.anchors``.
-RECEIPT, CLOSING, HEAD = "receipt", "closing", "head that another site was shown"
+RECEIPT, CLOSING, HEAD = "receipt", "closing", "shown head"
 
 
 @dataclass(frozen=True)
