@@ -1,95 +1,199 @@
-"""Check ledgers against format.md: a second opinion that shares no code with Cohortium.
+"""Check ledgers against format.md and grammar.txt: a second opinion, by no code of Cohortium's.
 
-    python verify.py [--trust FINGERPRINT]... [--receipts FILE]... [--closings FILE]... LEDGER...
+python verify.py [--trust FINGERPRINT]... [--receipts FILE]... [--closings FILE]... LEDGER...
+prints one JSON object and exits with 0: all are verified, 1: not all, 2: wrong usage."""
 
-Prints one JSON object; exit code 0: all verified, 1: not, 2: wrong usage. Needs no key or network.
-"""
-# ruff: noqa: C901, D, PLR0911, PLR0912, PLR0915 - short enough to be read as a whole
+# ruff: noqa: D101, D102, D103, PLR0912, PLR0915
+# fmt: off
 import argparse
 import base64
-import functools
 import hashlib
 import json
 import math
 import re
-from collections import Counter, defaultdict
-from datetime import datetime
-from itertools import combinations
+from collections import Counter
+from functools import cache
 from pathlib import Path
-from typing import Any
 
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent, rdp
 
-# fmt: off
-# A form is a pattern, a range, (least, greatest), {words}, or [type, form of each, how many at most].
-FORMS: dict[str, Any] = {key: form for keys, form in {
-    "previous hash experiment_digest plan_digest request_digest update_digest model_digest software "
-    "commitment seen_hash ledger head into head_before head_after digest": "sha256:[0-9a-f]{64}",
-    "public_key hub_key": "[0-9a-f]{64}", "signature proof": "[0-9a-f]{128}", "salt": "[0-9a-f]{32}",
-    "run": "[A-Za-z0-9._-]{1,64}", "author": "SHA256:[A-Za-z0-9+/]{43}",
-    "site population approver second_approver ethics_reference legal_basis algorithm by reason text":
-    "(?s:.{1,200})", "at expires": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ",
-    "seq charge_seq seen_seq head_seq": range(10**9 + 1), "round attempt": range(10**6 + 1),
-    "charges": range(1, 10**6 + 1), "steps": range(1, 10**9 + 1), "order": range(2, 1025),
-    "epsilon total": (-1e300, 1e300), "delta sampling_rate": (5e-324, 1),
-    "noise_multiplier": (0.01, 1e6), "orders": [list, "order", 16], "totals": [list, "total", 16],
-    "order_deltas": [list, "delta", 16], "leaves": [list, "text", 32], "heads": [dict, "digest", 256],
-    "spends": [list, "event", 64], "experiments": [list, "digest", 800],
-    "versions": [dict, "text", 32], "format": {"cohortium-ledger/2"}, "unit": {"subject"},
-    "adjacency": {"add_or_remove_one"}, "allow_unprotected": {True, False},
-    "what": {"declaration", "exclusion", "purge"}, "code": {"not_approved", "approval_used_up",
-        "budget", "equivocation", "lost", "behind", "operator"},
-}.items() for key in keys.split()}
-PLAN, REQUEST = "experiment_digest plan_digest event", "run round attempt request_digest"
-SENT, ENDED = "update_digest versions", "experiment_digest run heads model_digest?"
-SIGNED, SPENT = "site public_key ledger", "by? reason? spends totals"
-KINDS = {kind: keys.split() for kind, keys in {
-    "genesis": "format site population public_key policy",
-    "approval": f"{PLAN} charges commitment approver second_approver? author? hub_key? "
-        "ethics_reference? legal_basis? expires? algorithm epsilon? leaves software",
-    "reservation": "experiment_digest run charges",
-    "charge": f"{PLAN} {REQUEST} heads totals",
-    "release": f"charge_seq {SENT}",
-    "loss": "charge_seq",
-    "refusal": "experiment_digest plan_digest? event? code request? by? reason?",
-    "withdrawal": "experiment_digest by? reason?",
-    "closing": ENDED,
-    "key_rotation": "public_key proof",
-    "recovery": f"{SPENT} seen_seq seen_hash",
-    "merge": f"{SPENT} ledger head_seq head",
-    "merged": "into",
-    "note": "what by? reason? experiments",
-}.items()}
-RECORD = "seq kind at salt previous body"
-OBJECTS = {name: keys.split() for name, keys in {
-    "record": f"{RECORD} hash signature", "request": REQUEST,
-    "policy": "epsilon delta orders order_deltas unit adjacency allow_unprotected",
-    "event": "kind sampling_rate noise_multiplier steps",
-    "receipt": f"{SIGNED} {PLAN} {REQUEST} commitment charge_seq head_before head_after {SENT} signature",
-    "statement": f"{SIGNED} {ENDED} seq head signature",
-}.items()}
-OPEN, BY_OPEN = {"kind": "unprotected"}, (None, None)
-# fmt: on
+FORMS: dict[str, str] = {}  # by name, what canonical JSON of that form matches
+GRAMMAR = (Path(__file__).parent / "grammar.txt").read_text()
+for name, sort, form in re.findall(r"^([a-z_?]+)( =|:) (.+)$", GRAMMAR, re.M):
+    keys = sorted(pair.split("=") for pair in form.split()) if sort == ":" else []
+    shape = r"\{" + ",".join(f'"{key}":<{of}>' for key, of in keys) + r"\}" if keys else form
+    FORMS[name] = "(?a:" + re.sub("<([a-z_?]+)>", lambda m: FORMS[m[1]], shape) + ")"
+TEXT = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
 
-
-def need(holds: Any, otherwise: str) -> None:
+def need(holds: object, otherwise: str) -> None:
     if not holds:
         raise ValueError(otherwise)
+def canonical(value: dict, *but: str) -> bytes:
+    return TEXT.encode({k: v for k, v in value.items() if k not in but}).encode()
+def fits(value: dict, form: str) -> bool:
+    return bool(m := re.fullmatch(FORMS[form], canonical(value).decode())) and m[0].isprintable()
+def check(what: str, key: str, message: bytes, signature: str) -> None:
+    public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(key))
+    public.verify(bytes.fromhex(signature), f"cohortium {what} v1\0".encode() + message)
+@cache
+def cost(rate: float, noise: float, orders: tuple[int, ...]) -> list:  # of a step, an array
+    step = PoissonSampledDpEvent(rate, GaussianDpEvent(noise))
+    return rdp.RdpAccountant(orders).compose(step).rdp
+def steps(events: list[dict], times: int = 1) -> Counter:  # by sampling rate and noise multiplier
+    total: Counter = Counter()
+    for e in events if times else []:  # one unprotected event is as bad as any number of them
+        total[e.get("sampling_rate"), e.get("noise_multiplier")] += e.get("steps", math.inf) * times
+    return total
 
+class Ledger:
+    def __init__(self, path: str) -> None:
+        self.path, self.problems, self.papers, self.count_of = path, [], [], Counter()
+        self.me, self.keys, self.hashes = {}, [], ["sha256:" + "0" * 64]
+        self.approvals, self.runs, self.waiting, self.stated, self.totals = {}, set(), {}, {}, []
+        self.steps, self.unprotected, self.recovered, self.seen = 0, False, Counter(), -1
+        try:
+            with Path(path).open("rb") as file:
+                while line := file.readline(65_536):
+                    self.read(line)
+            need(self.keys, "missing")
+        except Exception as problem:  # whatever a hostile file brings about
+            self.problems.append(f"record {len(self.hashes) - 1}: {problem!r:.200}")
 
-def fits(v: Any, name: str) -> bool:
-    match FORMS.get(name):
-        case str(pattern):
-            fit = isinstance(v, str) and re.fullmatch(pattern, v, re.ASCII) and v.isprintable()
-            return bool(fit and (name not in ("at", "expires") or datetime.fromisoformat(v)))
-        case range() as numbers:
-            return type(v) is int and v in numbers
-        case (low, high):
-            return type(v) in (int, float) and low <= v <= high
-        case set(words):
-            return type(v) in (str, bool) and v in words
-        case [kind, each, most]:
-            ...
-    return 
+    def read(self, line: bytes) -> None:
+        r = json.loads(line)
+        kind, body, hashed = r["kind"], r["body"], canonical(r, "hash", "signature")
+        need(canonical(r) + b"\n" == line, "not a whole line of canonical JSON")
+        need(fits({**r, "body": None}, "record") and fits(body, kind), "malformed")
+        need([r["seq"], r["previous"]] == [len(self.hashes) - 1, self.hashes[-1]], "out of place")
+        need(r["hash"] == "sha256:" + hashlib.sha256(hashed).hexdigest(), "another hash")
+        need(not self.count_of[r["salt"]], "the salt of another")
+        need((kind == "genesis") != bool(self.keys) and not self.count_of["merged"], "misplaced")
+        key = self.keys[-1] if self.keys else body["public_key"]
+        check("ledger record", key, r["hash"].encode(), r["signature"])
+        self.apply(kind, body, r, {**self.me, "public_key": key})
+        self.hashes.append(r["hash"])
+        self.count_of.update((kind, r["salt"]))
+
+    def apply(self, kind: str, body: dict, r: dict, by: dict) -> None:
+        approval = self.approvals.get(body.get("experiment_digest"))
+        need(approval or kind not in ("reservation", "charge", "withdrawal", "closing"), "not open")
+        if kind in ("charge", "closing"):
+            need(body["run"] == approval["run"], "not the run that took up the approval")
+        if kind in ("withdrawal", "closing"):
+            del self.approvals[body["experiment_digest"]]
+        if kind in ("release", "loss"):
+            charge = self.waiting.pop(body["charge_seq"])
+        if kind in ("charge", "recovery", "merge"):
+            self.spend(body.get("spends", [body.get("event")]), body["totals"])
+        match kind:
+            case "genesis":
+                self.policy, orders, deltas = (p := body["policy"]), p["orders"], p["order_deltas"]
+                need(len(orders) == len(deltas) and orders == sorted({*orders}), "odd orders")
+                need(math.fsum(deltas) <= p["delta"] * (1 + 1e-9), "more than its delta")
+                self.keys, self.me = [by["public_key"]], {"site": body["site"], "ledger": r["hash"]}
+                self.population, self.totals = body["population"], 0 * cost(1, 1, tuple(orders))
+            case "approval":
+                self.approvals[body["experiment_digest"]] = {**body, "run": None}
+            case "reservation":
+                need(not approval["run"] and body["run"] not in self.runs, "taken up before")
+                need(body["charges"] == approval["charges"], "other charges than approved")
+                approval["run"] = body["run"]
+                self.runs.add(body["run"])
+            case "charge":
+                attempt = (body["run"], body["round"], body["attempt"])
+                need(attempt not in self.runs and approval["charges"] > 0, "once too often")
+                need(all(body[k] == approval[k] for k in ("plan_digest", "event")), "not approved")
+                need(r["at"] <= (approval["expires"] or r["at"]), "expired")
+                need(self.epsilon() <= self.policy["epsilon"] * (1 + 1e-9), "past the limit")
+                need(self.policy["allow_unprotected"] or not self.unprotected, "unprotected")
+                approval["charges"] -= 1
+                self.runs.add(attempt)
+                self.waiting[r["seq"]] = {**approval, **body, "head_before": r["previous"]}
+            case "release":
+                need(body["versions"].get("randomness") != "insecure-test", "noise for tests")
+                self.stated[r["hash"]] = {**charge, **body, **by, "head_after": r["hash"]}
+            case "closing":
+                self.stated[r["hash"]] = {**body, **by, "seq": r["seq"], "head": r["hash"]}
+            case "key_rotation":
+                proven = canonical({**self.me, **body, "previous": r["previous"]}, "site", "proof")
+                check("key rotation", body["public_key"], proven, body["proof"])
+                self.keys.append(body["public_key"])
+            case "recovery":
+                held = [steps([a["event"]], a["charges"]) for a in self.approvals.values()]
+                need(sum(held, Counter()) <= steps(body["spends"]), "less than the approvals held")
+                self.recovered += steps(body["spends"])
+                self.seen = max(self.seen, body["seen_seq"])
+                self.approvals.clear()
+            case "note":
+                need(body["what"] != "declaration" or r["seq"] == 1, "a late declaration")
+
+    def spend(self, events: list[dict], stated: list[float]) -> None:
+        for (rate, noise), number in steps(events).items():
+            self.unprotected |= rate is None
+            if rate:
+                self.steps += number
+                self.totals = self.totals + number * cost(rate, noise, tuple(self.policy["orders"]))
+        slack = [max(1e-9 * abs(total), 2e-15 * self.steps) for total in self.totals]
+        need(len(stated) == len(slack) and all(abs(self.totals - stated) <= slack), "other totals")
+
+    def epsilon(self) -> float:  # of the filter: arXiv 2004.00010, Proposition 12
+        each = zip(self.policy["orders"], self.policy["order_deltas"], self.totals, strict=True)
+        return min(max(0.0, float(rho) + math.log(1 - 1 / a) - math.log(d * a) / (a - 1))
+                   if rho else 0.0 for a, d, rho in each)
+
+    def report(self, trust: list) -> dict:
+        lost, mark = Counter(), hashlib.sha256(bytes.fromhex("".join(self.keys[:1]))).digest()
+        for paper, form in [] if self.problems else self.papers:
+            try:
+                check(form, paper["public_key"], canonical(paper, "signature"), paper["signature"])
+                ours = self.me.items() <= paper.items() and paper["public_key"] in self.keys
+                at, head = ("charge_seq", "head_after") if form == "receipt" else ("seq", "head")
+                stated, said = self.stated.get(paper[head]), {**paper, "signature": None}
+                need(ours and (stated or paper[at] <= self.seen), "not of this ledger")
+                need(not stated or all(stated.get(k) == said[k] for k in said), "not as recorded")
+                lost += steps([paper["event"]] if form == "receipt" and not stated else [])
+            except Exception as problem:
+                self.problems.append(f"{form}: {problem!r:.200}")
+        if not lost <= self.recovered:
+            self.problems.append("receipts of lost charges hold more than recoveries spent")
+        if trust and "SHA256:" + base64.b64encode(mark).decode().rstrip("=") not in trust:
+            self.problems.append("the key of the genesis is not trusted")
+        verdict = "contradicted" if self.problems else "verified" if trust else "consistent"
+        return {"path": self.path, "site": self.me.get("site"), "problems": self.problems,
+                "verdict": verdict, "totals": [float(total) for total in self.totals],
+                "epsilon": self.epsilon() if self.keys and not self.unprotected else None,
+                **{f"{kind}s": self.count_of[kind] for kind in ("charge", "release", "refusal")}}
+
+def verify(paths: list, trust: list = (), receipts: list = (), closings: list = ()) -> dict:
+    ledgers, problems, papers = [Ledger(str(path)) for path in paths], [], {}
+    for path, form in [(p, "receipt") for p in receipts] + [(p, "closing") for p in closings]:
+        try:
+            found = {canonical(x): (x, form) for x in json.loads(Path(path).read_bytes())}
+            need(all(fits(x, f"signed_{form}") for x, _ in found.values()), f"malformed {form}")
+            papers |= found
+        except Exception as problem:
+            problems.append(f"{path}: {problem!r:.200}")
+    known = [one for one in ledgers if one.keys]
+    for one, other in ((one, other) for one in known for other in known):
+        same = one.me["site"] == other.me["site"] and one.population == other.population
+        if same and any(a != b for a, b in zip(one.hashes, other.hashes, strict=False)):
+            one.problems.append(f"a fork of, or beside, {other.path}")
+    for paper, form in papers.values():
+        of, by = paper["ledger"], paper["public_key"]
+        about = [one for one in known if of == one.me["ledger"] or by in one.keys]
+        for one in about:
+            one.papers.append((paper, form))
+        if not about and paper["site"] in [one.me["site"] for one in known]:
+            problems.append(f"a {form} of {paper['site']} is of another ledger than the given one")
+    return {"ledgers": [one.report(trust) for one in ledgers], "problems": problems}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Check ledgers, receipts and closings.")
+    parser.add_argument("ledgers", nargs="+", metavar="LEDGER")
+    for option, value in ("trust", "FINGERPRINT"), ("receipts", "FILE"), ("closings", "FILE"):
+        parser.add_argument(f"--{option}", action="append", default=[], metavar=value)
+    options = vars(parser.parse_args())
+    said = verify(options.pop("ledgers"), **options)
+    print(json.dumps(said, indent=2))
+    parser.exit(bool(said["problems"]) or any(x["verdict"] != "verified" for x in said["ledgers"]))

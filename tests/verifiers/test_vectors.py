@@ -1,0 +1,50 @@
+"""The committed vectors: both verifiers reach the verdict that is written down beside each."""
+
+import ast
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.verifiers.verdicts import SCRIPT, ours, second
+
+FOLDER = Path(__file__).parent / "vectors"
+EXPECTED = json.loads((FOLDER / "expected.json").read_text())
+
+
+def files_of(vector: dict) -> dict[str, list[Path]]:
+    parts = {"paths": "ledgers", "receipts": "receipts", "closings": "closings"}
+    return {part: [FOLDER / name for name in vector.get(key, ())] for part, key in parts.items()}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("verifier", [second, ours], ids=["second", "ours"])
+def test_a_vector_gets_the_verdict_it_is_due(name, verifier):
+    vector = EXPECTED[name]
+    said = verifier(files_of(vector), vector["trust"])
+    assert said[: len(vector["ledgers"])] == [vector["verdict"]] * len(vector["ledgers"])
+
+
+def test_every_file_of_the_folder_belongs_to_a_vector():
+    parts = [files_of(vector).values() for vector in EXPECTED.values()]
+    used = {path.name for part in parts for paths in part for path in paths}
+    assert used == {path.name for path in FOLDER.glob("*.json*")} - {"expected.json"}
+
+
+def test_all_three_verdicts_are_among_them():
+    verdicts = {vector["verdict"] for vector in EXPECTED.values()}
+    assert verdicts == {"contradicted", "verified", "consistent, identity unknown"}
+
+
+def test_the_second_verifier_is_short_and_shares_no_code():
+    text = SCRIPT.read_text()
+    assert len(text.splitlines()) < 200
+    tops = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            tops |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            tops.add(node.module.split(".")[0])
+    assert tops - set(sys.stdlib_module_names) == {"cryptography", "dp_accounting"}
