@@ -140,6 +140,7 @@ class Site(SiteData):
             FederationError: The data may not be used for it.
         """
         self.check_subjects()
+        self.require_one_budget()
         self.require_permitted(experiment.data_use)
         if not plan.is_private:
             self.require_no_people()
@@ -182,6 +183,7 @@ class Site(SiteData):
             raise Refused("not_approved", f"{path} is not what was approved")
         try:
             self.check_subjects(now)
+            self.require_one_budget(now)
             self.require_terms(experiment.data_use)
         except FederationError as error:
             raise Refused("not_approved", str(error)) from error

@@ -119,6 +119,8 @@ class SiteConfig(Strict):
         consent: Who consented to what, and until when. Subjects without consent are not sampled.
         human_subjects: Who says that the images are of no people, and why.
         authors: Whose experiments may be approved here, fingerprints by name; empty for anybody's.
+        linking: A folder that all site files of an institution share: subjects who are in several
+            of its data sets are found there.
         high_water_mark: A file on other storage than ``state``, which a restored backup of the
             site does not bring back, too: it shows that the ledger is an older copy.
     """
@@ -135,6 +137,7 @@ class SiteConfig(Strict):
     consent: ConsentTable | None = None
     human_subjects: HumanSubjects | None = None
     authors: dict[Name, Fingerprint] = Field(default_factory=dict)
+    linking: Path | None = None
     high_water_mark: Path | None = None
     policy: SitePolicy
 
@@ -186,6 +189,7 @@ class SiteConfig(Strict):
         return self.model_copy(
             update={
                 "state": home / self.state,
+                "linking": home / self.linking if self.linking else None,
                 "high_water_mark": home / self.high_water_mark if self.high_water_mark else None,
                 "protected": _located(self.protected, home),
                 "public": public,

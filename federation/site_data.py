@@ -22,6 +22,7 @@ from federation.exclusions import Exclusion, everybody, read_exclusions
 from federation.files import private_folder
 from federation.headers import keep_headers, personal_headers
 from federation.ledger.keys import PSEUDONYM_KEY, pseudonymiser
+from federation.linking import LinkingFolder, require_one_key
 from federation.site_config import PARTS, Part, SiteConfig, load_site_config
 
 Progress = Callable[[int, int], None]
@@ -57,13 +58,25 @@ class SiteData:
         Raises:
             FederationError: The key was lost, and subjects are excluded under it.
         """
-        state = private_folder(self.config.state)
-        if self.exclusions and not (state / PSEUDONYM_KEY).exists():
+        folder = self.key_folder
+        if self.exclusions and not (folder / PSEUDONYM_KEY).exists():
             raise FederationError(
-                f"{self.name}: {state / PSEUDONYM_KEY} is missing. Restore it from backup: under a "
-                "new key nobody would know the subjects who were excluded."
+                f"{self.name}: {folder / PSEUDONYM_KEY} is missing. Restore it from backup: under "
+                "a new key nobody would know the subjects who were excluded."
             )
-        return pseudonymiser(state)
+        return pseudonymiser(folder)
+
+    @property
+    def key_folder(self) -> Path:
+        """Return where the pseudonym key lies: with the site, or where linked data sets share it.
+
+        Raises:
+            FederationError: There are both.
+        """
+        state, linking = private_folder(self.config.state), self.config.linking
+        if linking is None:
+            return state
+        return require_one_key(linking, state, lambda folder: (folder / PSEUDONYM_KEY).exists())
 
     def cache(self, part: Part) -> Path:
         """Return the folder of the local cache of protected or public scans."""
@@ -89,6 +102,10 @@ class SiteData:
             workers=workers,
         )
         keep_headers(self.cache(part), report)
+        config = self.config
+        if part == "protected" and config.linking:
+            folder = LinkingFolder(config.linking)
+            folder.keep(config.site, config.dataset, config.state, report.manifest)
         return report
 
     def manifest(self, part: Part) -> Manifest:
@@ -141,6 +158,25 @@ class SiteData:
                 f"{self.name}: {len(both)} subjects and {len(same)} scans are in the protected "
                 "and in the public folder. Public subjects have no protection; remove them from "
                 "one of the two, and ingest again."
+            )
+
+    def require_one_budget(self, now: Ingested | None = None) -> None:
+        """Check that no protected subject has a budget in another data set of the institution.
+
+        Raises:
+            FederationError: Says in which, and what to do.
+        """
+        manifest = (self.ingested() if now is None else now).get("protected")
+        if self.config.linking is None or manifest is None:
+            return
+        shared = LinkingFolder(self.config.linking).shared(self.config.state, manifest)
+        if shared:
+            others = "; ".join(f"{count} in {name}" for name, count in shared.items())
+            raise FederationError(
+                f"{self.name}: protected subjects are in another data set of yours, too, which has "
+                f"a ledger of its own: {others}. A subject has one budget: 'cohortium site merge "
+                "THIS.yaml OTHER.yaml' charges this one with the other's history and ends the "
+                "other, whose images you then name as a further source here."
             )
 
     def require_no_people(self) -> None:

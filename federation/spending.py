@@ -5,8 +5,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from federation.forecast import without_infinity
-from federation.ledger.filter import BudgetPolicy, FilterState, event_from_json
+from federation.ledger.filter import BudgetPolicy, Event, FilterState, event_from_json
 from federation.ledger.records import Record
+
+# What records cost anything.
+_COSTING = ("charge", "recovery", "merge")
 
 NOT_COVERED = (
     "A person who is in the data of several sites: their budgets add up.",
@@ -35,6 +38,20 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """What was charged for no experiment of this ledger: a recovery, or another ledger's past.
+
+    Attributes:
+        epsilon: The filter's state had it been the only charge.
+    """
+
+    kind: str
+    at: str
+    reason: str
+    epsilon: float
+
+
+@dataclass(frozen=True)
 class Month:
     """Charges of one month, and the filter's state at its end."""
 
@@ -54,6 +71,7 @@ class Spending:
     promised: float
     experiments: tuple[Share, ...]
     months: tuple[Month, ...]
+    beside: tuple[Beside, ...] = ()
 
     @property
     def left(self) -> float:
@@ -75,14 +93,16 @@ def spending(
         promised: The filter's state with every round that is approved and not charged yet.
     """
     charges = [record for record in records if record.kind == "charge"]
+    costing = [record for record in records if record.kind in _COSTING]
     return Spending(
         site=site,
         limit=policy.epsilon,
         delta=policy.delta,
-        spent=_state(charges).spent_epsilon(policy),
+        spent=_state(costing).spent_epsilon(policy),
         promised=promised.spent_epsilon(policy),
         experiments=tuple(_shares(charges, _released(records), policy)),
-        months=tuple(_months(charges, policy)),
+        months=tuple(_months(costing, policy)),
+        beside=tuple(_beside(costing, policy)),
     )
 
 
@@ -90,11 +110,20 @@ def _released(records: Sequence[Record]) -> set[int]:
     return {record.body["charge_seq"] for record in records if record.kind == "release"}
 
 
-def _state(charges: Sequence[Record]) -> FilterState:
-    state = FilterState()
-    for record in charges:
-        state = state.after(event_from_json(record.body["event"]))
-    return state
+def _events(record: Record) -> list[Event]:
+    values = [record.body["event"]] if record.kind == "charge" else record.body["spends"]
+    return [event_from_json(value) for value in values]
+
+
+def _state(costing: Sequence[Record]) -> FilterState:
+    return FilterState().after_all(event for record in costing for event in _events(record))
+
+
+def _beside(costing: Sequence[Record], policy: BudgetPolicy) -> Iterator[Beside]:
+    for record in costing:
+        if record.kind != "charge":
+            epsilon = _state([record]).spent_epsilon(policy)
+            yield Beside(record.kind, record.at, record.body["reason"], epsilon)
 
 
 def _shares(charges: Sequence[Record], released: set[int], policy: BudgetPolicy) -> Iterator[Share]:
@@ -110,10 +139,10 @@ def _shares(charges: Sequence[Record], released: set[int], policy: BudgetPolicy)
         )
 
 
-def _months(charges: Sequence[Record], policy: BudgetPolicy) -> Iterator[Month]:
+def _months(costing: Sequence[Record], policy: BudgetPolicy) -> Iterator[Month]:
     state = FilterState()
-    for month in dict.fromkeys(record.at[:7] for record in charges):
-        own = [record for record in charges if record.at[:7] == month]
-        for record in own:
-            state = state.after(event_from_json(record.body["event"]))
-        yield Month(month, len(own), state.spent_epsilon(policy))
+    for month in dict.fromkeys(record.at[:7] for record in costing):
+        own = [record for record in costing if record.at[:7] == month]
+        state = state.after_all(event for record in own for event in _events(record))
+        charges = sum(record.kind == "charge" for record in own)
+        yield Month(month, charges, state.spent_epsilon(policy))

@@ -62,6 +62,16 @@ Examples:
   cohortium site recover site.yaml --start-mark     # where no high-water mark was kept before
 """
 
+MERGE_HELP = """Give data sets that share subjects one budget: the first ledger pays for both.
+
+What the second ledger was charged is charged in the first, too, and the second ends for good.
+Then name its images as a further source in the first site file, and ingest.
+
+\b
+Example:
+  cohortium site merge site.yaml older-site.yaml --reason "40 patients are in both"
+"""
+
 ROTATE_HELP = """Replace the site's signing key; the old key signs that the new one follows it.
 
 \b
@@ -145,9 +155,7 @@ def refuse(site_file: SiteFile, experiment: ExperimentFile, reason: Reason, by: 
     site, digest = open_site(site_file), _digest_of(experiment)
     _for_the_ledger(by, reason)
     site.ledger.refuse(digest, by=by or operator(), reason=reason)
-    show_decide.say(
-        f"{site.name}: refused, with the reason in the ledger."
-    )
+    show_decide.say(f"{site.name}: refused, with the reason in the ledger.")
 
 
 @app.command(help=WITHDRAW_HELP)
@@ -210,6 +218,32 @@ def recover(  # noqa: PLR0913, PLR0917 - options of a command
         raise FederationError("Nothing was recorded. The ledger stays locked.")
     upkeep.recover(site.ledger, by=by or operator(), reason=reason, receipts=given)
     show_decide.say(f"{site.name}: recorded. Approve again what is to run.")
+
+
+@app.command(help=MERGE_HELP)
+def merge(
+    site_file: SiteFile,
+    other: Annotated[Path, typer.Argument(metavar="OTHER.yaml", show_default=False)],
+    reason: Reason,
+    by: By = None,
+    yes: Yes = False,
+) -> None:
+    """Merge another ledger into a site's."""
+    from federation.cli import show_decide
+    from federation.merging import merge_sites
+    from federation.site import open_site
+
+    _for_the_ledger(by, reason)
+    into, ended = open_site(site_file), open_site(other)
+    before, after = into.ledger.spent_epsilon, show_decide.merged_epsilon(into, ended)
+    show_decide.say(
+        f"{into.name}: epsilon {before:.2f} becomes {after:.2f} of {into.ledger.policy.epsilon:g}; "
+        f"the ledger of {ended.name} ends for good."
+    )
+    if not (yes or typer.confirm("Merge?", err=True)):
+        raise FederationError("Nothing was merged.")
+    merge_sites(into, ended, by=by or operator(), reason=reason)
+    show_decide.say(f"Merged. Now name the images of {other} as a further source in {site_file}.")
 
 
 @app.command("rotate-key", help=ROTATE_HELP)

@@ -90,6 +90,12 @@ def spending(found: Spending, name_of: Callable[[str], str]) -> None:
             epsilon(share.epsilon),
         )
     _console.print(table)
+    for other in found.beside:
+        _console.print(
+            f"{other.at[:10]} {other.kind}: {epsilon(other.epsilon)} alone. {other.reason}",
+            highlight=False,
+            markup=False,
+        )
     _months(found)
     _console.print("Not covered:", highlight=False)
     for line in NOT_COVERED:

@@ -110,6 +110,12 @@ def withdrawn(site: Site, used: UsedBy) -> None:
     say("What has left cannot be called back, and what was charged stays charged.")
 
 
+def merged_epsilon(into: Site, other: Site) -> float:
+    """Return the filter's state once ``into`` has paid for what ``other`` was charged."""
+    book = into.ledger.book
+    return book.state.after_all(other.ledger.state.events()).spent_epsilon(book.policy)
+
+
 def forgotten(site: Site, lost: Forgotten) -> None:
     """Print what a recovery would spend."""
     book = site.ledger.book

@@ -186,6 +186,8 @@ class Book:
 
     def _merged(self, record: Record) -> None:
         self.merged_into = record.body["into"]
+        for approval in self.approvals.values():
+            approval.ended = approval.ended or "merged"
 
     def _note(self, record: Record) -> None:
         """Keep it; approvals, charges and the budget stay as they are."""

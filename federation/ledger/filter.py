@@ -269,6 +269,12 @@ class FilterState:
         noised = (PoissonGaussian(*key, steps) for key, steps in sorted(self.steps.items()))
         return (*noised, *(Unprotected() for _ in range(min(1, self.num_unprotected))))
 
+    def beyond(self, other: "FilterState") -> "FilterState":
+        """Return what was charged here and not in ``other``, kind by kind."""
+        steps = {key: count - other.steps.get(key, 0) for key, count in self.steps.items()}
+        unprotected = max(0, self.num_unprotected - other.num_unprotected)
+        return FilterState({key: n for key, n in steps.items() if n > 0}, unprotected)
+
     def covers(self, other: "FilterState") -> bool:
         """Tell whether at least all that ``other`` holds was charged here, kind by kind."""
         enough = all(self.steps.get(key, 0) >= steps for key, steps in other.steps.items())

@@ -9,7 +9,7 @@ from federation.ledger.filter import MAX_EPSILON, event_from_json
 
 # Sites whose heads one request may show, events that one record may spend, and digests of a note.
 MAX_HEADS = 256
-MAX_SPENDS = 64
+MAX_SPENDS = 400
 MAX_NOTED_EXPERIMENTS = 800
 
 Check = Callable[[Any], object]

@@ -353,6 +353,8 @@ class Ledger:
             return book
 
     def _require_current(self) -> None:
+        if self.chain.merged:
+            raise Refused("not_approved", "the ledger was merged into another")
         try:
             self.chain.require_not_behind()
         except LedgerError as error:

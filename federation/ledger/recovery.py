@@ -72,19 +72,12 @@ def _beyond_approvals(book: Book, receipts: Iterable[Receipt]) -> FilterState:
     for experiment, state in by_experiment.items():
         approval = book.open_approval(experiment)
         held = FilterState().after(approval.held) if approval and approval.held else FilterState()
-        beyond = beyond.after_all(_more(state, held).events())
+        beyond = beyond.after_all(state.beyond(held).events())
     return beyond
 
 
 def _since(book: Book, mark: Mark | None) -> FilterState:
-    return _more(mark.state, book.state) if mark else FilterState()
-
-
-def _more(one: FilterState, other: FilterState) -> FilterState:
-    """Return what ``one`` has beyond ``other``, kind by kind."""
-    steps = {key: steps - other.steps.get(key, 0) for key, steps in one.steps.items()}
-    unprotected = max(0, one.num_unprotected - other.num_unprotected)
-    return FilterState({key: n for key, n in steps.items() if n > 0}, unprotected)
+    return mark.state.beyond(book.state) if mark else FilterState()
 
 
 def _most(one: FilterState, other: FilterState) -> FilterState:

@@ -50,6 +50,11 @@ class SignedChain:
         """All records that were read, oldest first."""
         return self._records
 
+    @property
+    def merged(self) -> bool:
+        """Tell whether the budget went on in another ledger, by what was read."""
+        return self._book is not None and self._book.merged_into is not None
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
@@ -70,8 +75,21 @@ class SignedChain:
         Raises:
             LedgerError: The disk or the mark cannot be written; see ``require_not_behind``.
         """
-        self.require_not_behind()
+        self.require_open()
         return self._append(kind, body)
+
+    def require_open(self) -> None:
+        """Refuse to go on from an older copy, or where the budget went on in another ledger.
+
+        Raises:
+            LedgerError: Says what to do.
+        """
+        if self.merged:
+            raise LedgerError(
+                f"{self.path} was merged into another ledger, which has its budget now: name its "
+                "images as a further source of that ledger's site file."
+            )
+        self.require_not_behind()
 
     def append_recovery(self, body: Mapping[str, Any]) -> Record:
         """Write what makes good for forgotten records: the one kind that a stale ledger takes."""

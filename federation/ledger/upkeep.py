@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Mapping
 
 from federation.canonical import canonical_json
-from federation.errors import Refused
+from federation.errors import LedgerError, Refused
 from federation.ledger.book import Book
 from federation.ledger.closings import Closing
+from federation.ledger.filter import FilterState
 from federation.ledger.high_water import behind
 from federation.ledger.keys import SiteKey
 from federation.ledger.ledger import Ledger
@@ -72,6 +73,40 @@ def rotate(ledger: Ledger, new: SiteKey) -> None:
         claim = {"ledger": book.genesis.hash, "previous": previous, "public_key": public_key}
         proof = new.sign(_PROOF_OF + canonical_json(claim)).hex()
         ledger.chain.append("key_rotation", {"public_key": public_key, "proof": proof})
+
+
+def merge(into: Ledger, other: Ledger, *, by: str, reason: str) -> FilterState:
+    """Charge one ledger with all that another was charged, and end the other for good.
+
+    Killed in between, the first has paid and the other goes on: merging again charges what came
+    since, so that nothing is ever counted too low.
+
+    Returns:
+        What was charged now.
+
+    Raises:
+        LedgerError: They are one ledger, or one of them has been merged away.
+    """
+    if into.path.resolve() == other.path.resolve():
+        raise LedgerError(f"{into.path} cannot be merged into itself.")
+    first, second = sorted((into, other), key=lambda ledger: str(ledger.path.resolve()))
+    with first.chain.locked(), second.chain.locked():
+        ours, theirs = into.book, other.book
+        spends = theirs.state.beyond(ours.merges.get(theirs.genesis.hash, FilterState()))
+        newest = other.chain.records[-1]
+        body = {
+            "by": by,
+            "reason": reason,
+            "ledger": theirs.genesis.hash,
+            "head_seq": newest.seq,
+            "head": newest.hash,
+            "spends": [event.to_json() for event in spends.events()],
+            "totals": ours.totals_after(spends.events()),
+        }
+        other.chain.require_open()
+        into.chain.append("merge", body)
+        other.chain.append("merged", {"into": ours.genesis.hash})
+    return spends
 
 
 def missing(ledger: Ledger, receipts: Iterable[Receipt] = ()) -> Forgotten | None:

@@ -231,6 +231,10 @@ def test_a_restored_backup_is_locked_shown_and_recovered(file, experiment_file, 
     site = open_site(file)
     assert site.ledger.spent_epsilon >= spent > 0
     assert site.ledger.records[-1].body["by"] == "Dr A"
+    shown = json.loads(cohortium("budget", "show", file, "--json").stdout)
+    assert shown["spent"] == site.ledger.spent_epsilon
+    assert [one["kind"] for one in shown["beside"]] == ["recovery"]
+    assert "recovery" in cohortium("budget", "show", file).output
     assert "lacks nothing" in cohortium("site", "recover", file, *receipts).output
 
 
