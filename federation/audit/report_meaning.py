@@ -151,7 +151,7 @@ def _run_rows(one: ExperimentAccount) -> Iterator[tuple[str, ...]]:
         policy = site.policy
         if policy is None:
             continue
-        planned = one.at_sites and next(
+        planned: float | None = next(
             (own[-1].record.body["epsilon"] for at, own in one.at_sites if at is site), None
         )
         alone = "100"
