@@ -32,7 +32,8 @@ def _genesis(replay: Replay, seq: int, _: Record) -> None:
 def _approval(replay: Replay, _: int, record: Record) -> None:
     """Rule 8: a new approval of an experiment replaces the older one."""
     replay.approvals.append(record)
-    replay.permits[record.body["experiment_digest"]] = Permit(record)
+    permit, experiment = Permit(record), record.body["experiment_digest"]
+    replay.permits[experiment] = replay.open_permits[experiment] = permit
 
 
 def _reservation(replay: Replay, seq: int, record: Record) -> None:
@@ -129,9 +130,8 @@ def _refusal(replay: Replay, _: int, record: Record) -> None:
 def _withdrawal(replay: Replay, seq: int, record: Record) -> None:
     """Rule 5."""
     replay.withdrawals.append(record)
-    permit = _open_permit(replay, seq, record)
-    if permit is not None:
-        permit.ended = "withdrawn"
+    if _open_permit(replay, seq, record) is not None:
+        replay.end(record.body["experiment_digest"], "withdrawn")
 
 
 def _closing(replay: Replay, seq: int, record: Record) -> None:
@@ -143,7 +143,7 @@ def _closing(replay: Replay, seq: int, record: Record) -> None:
     if permit.run != record.body["run"]:
         replay.problem("approvals", f"record {seq}: it closes a run that did not take it up")
         return
-    permit.ended = "closed"
+    replay.end(record.body["experiment_digest"], "closed")
 
 
 def _open_permit(replay: Replay, seq: int, record: Record) -> Permit | None:
@@ -174,14 +174,14 @@ def _key_rotation(replay: Replay, seq: int, record: Record) -> None:
 def _recovery(replay: Replay, seq: int, record: Record) -> None:
     """Rule 6: it spends at least what open approvals hold, and ends them."""
     events, held = _events_of(record.body), Cost()
-    for permit in replay.permits.values():
+    for permit in replay.open_permits.values():
         held.add(permit.event, permit.held)
     if not Cost.of(events).covers(held):
         text = f"record {seq}: the recovery spends less than open approvals held"
         replay.problem("spent", text)
     _spend(replay, seq, events, record.body["totals"])
-    for permit in replay.permits.values():
-        permit.ended = permit.ended or "ended by a recovery"
+    for experiment in list(replay.open_permits):
+        replay.end(experiment, "ended by a recovery")
     replay.recoveries.append(record)
 
 

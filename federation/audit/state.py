@@ -94,7 +94,7 @@ class Replay:
         records: Those that could be read, by line number from 0.
         keys: From which record on each key signs, hex, oldest first.
         spent: What everything charged has cost, by dp-accounting.
-        permits: The newest approval of each experiment.
+        permits: The newest approval of each experiment; ``open_permits`` those that did not end.
         approvals: Every approval record.
         runs: The runs that reservations named.
         charges: Each charge record with its approval, by position.
@@ -118,6 +118,7 @@ class Replay:
     keys: list[tuple[int, str]] = field(default_factory=list)
     spent: Spent | None = None
     permits: dict[str, Permit] = field(default_factory=dict)
+    open_permits: dict[str, Permit] = field(default_factory=dict)
     approvals: list[Record] = field(default_factory=list)
     runs: set[str] = field(default_factory=set)
     charges: dict[int, tuple[Record, Record | None]] = field(default_factory=dict)
@@ -169,6 +170,10 @@ class Replay:
         position = self.position(record_hash)
         if position is not None:
             self.anchors.setdefault(by, set()).add(position)
+
+    def end(self, experiment: str, why: str) -> None:
+        """Let nothing more be charged under an experiment's open approval."""
+        self.open_permits.pop(experiment).ended = why
 
     def problem(self, about: About, text: str) -> None:
         """Keep the first hundred; a hostile file has no more to say after that."""

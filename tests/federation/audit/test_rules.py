@@ -3,9 +3,13 @@
 Everything here is validly numbered, chained and signed: only the rule speaks against it.
 """
 
+from dataclasses import replace
+
 import pytest
 
 from federation.audit.accounting import rdp_of_one_step
+from federation.audit.replay import replay_file
+from federation.audit.rules import fold
 from federation.audit.verify import verify_ledger
 from federation.canonical import canonical_json, digest
 from federation.ledger.filter import BudgetPolicy, PoissonGaussian, Unprotected
@@ -376,3 +380,20 @@ def test_very_many_kinds_of_events_are_refused_rather_than_recomputed(open_site)
     spent = Spent(BudgetPolicy(8.0, 1e-5, tuple(range(1009, 1025)), (1e-7,) * 16))
     kinds = [PoissonGaussian(0.5, 10.0 + n, 1) for n in range(80)]
     assert [spent.add(kind) for kind in kinds].count(False) == len(kinds) - 61
+
+
+def test_very_many_recoveries_after_very_many_approvals_take_no_longer_than_their_records(
+    open_site,
+):
+    """Each looks at what is open, and after the first nothing is."""
+    replay = replay_file(open_site.path)
+    approval, body = replay.records[1], {"seen_seq": 1, "spends": [], "totals": totals(2)}
+    for number in range(2000):
+        named = {**approval.body, "experiment_digest": digest(number)}
+        fold(replay, number, replace(approval, body=named))
+    recovery_record = replace(approval, kind="recovery", body=body)
+    fold(replay, 2001, recovery_record)
+    assert len(replay.permits) == 2001 and replay.open_permits == {}
+    assert len(replay.problems) == 1
+    fold(replay, 2002, recovery_record)
+    assert len(replay.problems) == 1
