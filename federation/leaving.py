@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from federation.canonical import digest_bytes
+from federation.ledger.closings import Closing
 from federation.ledger.keys import SiteKey
 from federation.ledger.ledger import Ledger
 from federation.ledger.receipts import Receipt
@@ -53,6 +54,18 @@ _OF_RECEIPT: Mapping[str, str] = {
     "versions": "of the software that made the update",
     "signature": "over all of this, with the site's key",
 }
+_OF_CLOSING: Mapping[str, str] = {
+    "site": DECLARED,
+    "public_key": "as in the description",
+    "ledger": "as in a receipt",
+    "experiment_digest": "as the hub asked",
+    "run": "as the hub asked",
+    "heads": "as the hub showed them: hashes of all sites' newest records",
+    "model_digest": "as the hub said",
+    "seq": "how many records the ledger has, as in a receipt",
+    "head": "hash of the record that closes the run; salted, so it cannot be guessed",
+    "signature": "over all of this, with the site's key",
+}
 _OF_REPLY: Mapping[str, tuple[str, str]] = {
     "payload": (
         "as many numbers as the network has, none of them a count",
@@ -62,6 +75,7 @@ _OF_REPLY: Mapping[str, tuple[str, str]] = {
     "receipt": ("the fields below", "what was charged for it, signed"),
 }
 _FROM_REQUEST = "known in each round"
+AT_THE_END = "known when a run ends"
 
 
 @dataclass(frozen=True)
@@ -83,7 +97,13 @@ class Leaving:
 def site_leaves(data: SiteData, ledger: Ledger | None) -> tuple[Leaving, ...]:
     """Return every field that leaves, with its value as far as it is known now."""
     description = description_now(data)
-    return (*_described(description), *_reply(description, ledger), *_scores(data), *_refusals())
+    return (
+        *_described(description),
+        *_reply(description, ledger),
+        *_closing(description, ledger),
+        *_scores(data),
+        *_refusals(),
+    )
 
 
 def description_now(data: SiteData) -> Description:
@@ -115,6 +135,18 @@ def _reply(description: Description, ledger: Ledger | None) -> list[Leaving]:
     return [Leaving("update", f.name, *_OF_REPLY[f.name]) for f in fields(TrainReply)] + [
         Leaving("receipt", f.name, known.get(f.name, _FROM_REQUEST), _OF_RECEIPT[f.name])
         for f in fields(Receipt)
+    ]
+
+
+def _closing(description: Description, ledger: Ledger | None) -> list[Leaving]:
+    known = {
+        "site": description.site,
+        "public_key": description.public_key,
+        "ledger": ledger.records[0].hash if ledger else AT_FIRST_RUN,
+    }
+    return [
+        Leaving("closing", f.name, known.get(f.name, AT_THE_END), _OF_CLOSING[f.name])
+        for f in fields(Closing)
     ]
 
 

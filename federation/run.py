@@ -351,7 +351,9 @@ def _tracked(experiment: Experiment, result: RunResult, run: str, store: str) ->
         events=result.events,
         descriptions=result.descriptions,
         receipts=result.receipts,
-        heads={receipt["site"]: receipt["head_after"] for receipt in result.receipts},
+        closings=result.closings,
+        heads={receipt["site"]: receipt["head_after"] for receipt in result.receipts}
+        | {closing["site"]: closing["head"] for closing in result.closings},
         model=TrackedModel(
             spec=values["model"],
             classes=experiment.task.classes,

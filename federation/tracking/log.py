@@ -166,6 +166,7 @@ def _log_evidence(client: MlflowClient, run_id: str, run: TrackedRun) -> None:
     client.log_text(run_id, run.experiment_yaml, "experiment.yaml")
     for name, value in {
         "receipts.json": [dict(receipt) for receipt in run.receipts],
+        "closings.json": [dict(closing) for closing in run.closings],
         "heads.json": dict(run.heads),
         "rounds.json": [asdict(event) for event in run.events],
         "sites.json": [asdict(site) for site in run.descriptions],

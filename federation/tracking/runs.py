@@ -40,6 +40,7 @@ class TrackedRun:
         descriptions: Of the sites that took part.
         receipts: Signed receipts as JSON values.
         heads: Site name to its ledger's head after the run, as JSON values.
+        closings: What sites countersigned at the end, as JSON values.
         tags: Further facts as text, for example ``{"epsilon/ward-a": "7.9"}``; they are put on
             the registered model too.
     """
@@ -56,6 +57,7 @@ class TrackedRun:
     heads: Mapping[str, Any]
     model: TrackedModel
     tags: Mapping[str, str] = field(default_factory=dict)
+    closings: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,7 @@ def test_the_fields_of_the_description_are_those_that_the_wire_carries(file):
 
 
 def test_the_fields_of_a_training_reply_are_those_that_the_wire_carries(file):
-    from federation.messages import TrainRequest
+    from federation.messages import CloseRequest, TrainRequest
     from federation.training import initial_weights
 
     experiment = tiny_experiment()
@@ -193,6 +193,13 @@ def test_the_fields_of_a_training_reply_are_those_that_the_wire_carries(file):
     assert set(of(shown, "receipt")) == set(receipt)
     for name in ("site", "public_key", "ledger"):
         assert of(shown, "receipt")[name] == receipt[name]
+    asked = CloseRequest(experiment.digest(), "ab" * 16, {}, "sha256:" + "7" * 64)
+    sent = wire.encode_close_reply(LocalRounds(site).close(asked))
+    assert set(sent) == {"reply"} and set(sent["reply"]) == {"closing"}
+    closing = json.loads(sent["reply"]["closing"])
+    assert set(of(shown, "closing")) == set(closing)
+    for name in ("site", "public_key", "ledger"):
+        assert of(shown, "closing")[name] == closing[name]
 
 
 def test_a_field_that_is_not_explained_stops_the_list(file, monkeypatch):
