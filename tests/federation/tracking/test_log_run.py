@@ -50,6 +50,7 @@ def tracked(folder, **changes):
         ),
         "descriptions": (description("ward-a"), description("ward-b")),
         "receipts": ({"site": "ward-a", "round": 1},),
+        "closings": ({"site": "ward-a", "run": "1"},),
         "heads": {"ward-a": {"seq": 3, "hash": "sha256:" + "1" * 64}},
         "tags": {"epsilon/ward-a": "7.94", "epsilon/ward-b": "0"},
         "model": TrackedModel(
@@ -126,7 +127,7 @@ class TestTheRecordedRun:
 
     def test_has_the_evidence_as_artifacts_and_nothing_else(self, client, run, logged, tmp_path):
         names = {artifact.path for artifact in client.list_artifacts(logged.run_id)}
-        files = ("receipts.json", "heads.json", "rounds.json", "sites.json")
+        files = ("receipts.json", "closings.json", "heads.json", "rounds.json", "sites.json")
         assert names == {"experiment.yaml", *files}
         texts = {
             name: Path(client.download_artifacts(logged.run_id, name, str(tmp_path))).read_text()
@@ -134,6 +135,7 @@ class TestTheRecordedRun:
         }
         assert texts["experiment.yaml"] == run.experiment_yaml
         assert json.loads(texts["receipts.json"]) == [dict(receipt) for receipt in run.receipts]
+        assert json.loads(texts["closings.json"]) == [dict(closing) for closing in run.closings]
         assert json.loads(texts["heads.json"]) == run.heads
         assert json.loads(texts["rounds.json"])[1]["refused"] == {"ward-b": "budget"}
         assert json.loads(texts["sites.json"])[0]["commitment"] == run.descriptions[0].commitment
