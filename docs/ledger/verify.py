@@ -169,9 +169,9 @@ def verify(paths: list, trust: list = (), receipts: list = (), closings: list = 
     ledgers, problems, papers = [Ledger(str(path)) for path in paths], [], {}
     for path, form in [(p, "receipt") for p in receipts] + [(p, "closing") for p in closings]:
         try:
-            found = {canonical(x): (x, form) for x in json.loads(Path(path).read_bytes())}
-            need(all(fits(x, f"signed_{form}") for x, _ in found.values()), f"malformed {form}")
-            papers |= found
+            new = {canonical(x): (x, form) for x in list.copy(json.loads(Path(path).read_bytes()))}
+            need(all(fits(x, f"signed_{form}") for x, _ in new.values()), f"malformed {form}")
+            papers |= new
         except Exception as problem:
             problems.append(f"{path}: {problem!r:.200}")
     known = [one for one in ledgers if one.keys]

@@ -20,7 +20,9 @@ def rechained(book: Book, records: list[Record], *, renumber: bool = True) -> li
         body = record["body"]
         if renumber and record["kind"] in ("release", "loss"):
             body["charge_seq"] = places.get(body["charge_seq"], body["charge_seq"])
-        new = book.keys.get(body.get("public_key")) if record["kind"] == "key_rotation" else None
+        new = (
+            book.keys.get(str(body.get("public_key"))) if record["kind"] == "key_rotation" else None
+        )
         if new and renumber:
             claim = {"ledger": done[0]["hash"], "previous": head, "public_key": body["public_key"]}
             body["proof"] = sign(new, "key rotation", canonical(claim))

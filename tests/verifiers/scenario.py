@@ -96,6 +96,13 @@ def site_that_fell_behind(seed: object) -> Scenario:
     return Scenario({"south": south})
 
 
+def site_begun_anew(north: Book, population: str = "chests", seed: object = 0) -> Book:
+    """Return another ledger of north's, under another key."""
+    other = Book(north.site, population, random.Random(f"begun anew {seed}"))
+    other.note("declaration")
+    return other
+
+
 def _first_run(north: Book, south: Book, west: Book, a: str) -> None:
     north.refuse(a, "not_approved")
     books = (north, south, west)

@@ -2,6 +2,7 @@
 
 from tests.verifiers.byte_changes import CONTRADICTED
 from tests.verifiers.forging import change, leaves_of, put, recounted
+from tests.verifiers.writer import canonical
 
 
 @change(CONTRADICTED)
@@ -42,7 +43,15 @@ def other_number(forger):
     numbers = [path for path in paths if isinstance(_value(record["body"], path), int | float)]
     path = forger.rng.choice(numbers)
     value = _value(record["body"], path)
-    nearby = (value + 1, value - 1, value * 2, value / 2, float(value), int(value), -value)
+    nearby = (
+        value + 1,
+        value - 1,
+        min(value * 2, 1e308),
+        value / 2,
+        float(value),
+        int(value),
+        -value,
+    )
     put(record["body"], path, forger.rng.choice(nearby))
     records = recounted_or_not(forger)
     return forger.said(records)
@@ -50,7 +59,9 @@ def other_number(forger):
 
 def recounted_or_not(forger):
     try:
-        return recounted(forger.records)
+        records = recounted(forger.records)
+        canonical(records)
+        return records
     except (ValueError, TypeError, KeyError, ArithmeticError):
         return forger.records
 
