@@ -116,16 +116,15 @@ def test_an_mlflow_run_holds_what_the_hub_kept(make_site, tmp_path):
     from tests.federation.tracking.test_log_run import tracked
 
     site = make_site(tmp_path / "site")
-    receipts = tuple(receipt.to_json() for receipt in site.receipts)
-    logged = log_run(tracked(tmp_path, receipts=receipts))
-    store = tmp_path / "mlflow"
-    found = find_sources([store, site.path])
-    (file,) = found.receipts
-    assert logged.run_id in file.parts
-    report = verified(found)
-    assert report.verdicts[0].notes == (
-        "2 records after the newest that others hold: not anchored",
-    )
+    kept = {
+        "receipts": tuple(receipt.to_json() for receipt in site.receipts),
+        "closings": tuple(closing.to_json() for closing in site.closings),
+    }
+    logged = log_run(tracked(tmp_path, **kept))
+    found = find_sources([tmp_path / "mlflow", site.path])
+    (file,), (beside,) = found.receipts, found.closings
+    assert logged.run_id in file.parts and beside.parent == file.parent
+    assert verified(found).verdicts[0].notes == ()
     export = tmp_path / "export"
     Path(file.parent).rename(export)  # what `mlflow artifacts download` leaves
     assert [path.parent for path in find_sources([export, site.path]).receipts] == [export]
