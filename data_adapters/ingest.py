@@ -6,13 +6,15 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 from data_adapters.aliases import NOBODY, Excluded, image_name
 from data_adapters.cache import SCANS, prepare_cache, prune, publish
 from data_adapters.digests import FORMAT, Names
-from data_adapters.discover import Found, discover_all, location, reading
+from data_adapters.discover import Fetching, Found, discover_all, location, reading
 from data_adapters.errors import DataError
 from data_adapters.ingest_index import IngestIndex
 from data_adapters.manifest import Manifest, ScanEntry
@@ -36,7 +38,9 @@ LIBRARIES = (
 # Scans, or bytes of them, that a kill can lose the work of.
 BATCH, BATCH_BYTES = 64, 1 << 30
 
-Progress = Callable[[int, int], None]
+# Files that are fetched from a PACS, then scans that are read.
+Stage = Literal["fetching", "checking"]
+Progress = Callable[[Stage, int, int], None]
 Pseudonymise = Callable[[str], str]
 
 
@@ -83,7 +87,8 @@ def ingest(  # noqa: PLR0913 - all but two are named
         cache_dir: Made readable by its owner only.
         pseudonymise: Keyed hash of a raw identifier or path; the key stays with the caller.
         excluded: Tells who must not be in the data set; asked while nobody else can write.
-        progress: Called with (scans done, scans in all).
+        progress: Called with the stage, what is done of it, and what there is in all: 0 while that
+            is not known.
         workers: Processes that read; 1 reads in this one.
 
     Raises:
@@ -94,7 +99,10 @@ def ingest(  # noqa: PLR0913 - all but two are named
     cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     with alone(cache_dir):
         prepare_cache(cache_dir)
-        run = _Ingest(discover_all(together), cache_dir, pseudonymise, excluded())
+        told = partial(progress, "fetching") if progress else None
+        found = discover_all(together, Fetching(excluded(), pseudonymise, told))
+        # Asked once more: fetching takes hours, and somebody may have been excluded since.
+        run = _Ingest(found, cache_dir, pseudonymise, excluded())
         return run.finished(progress, workers)
 
 
@@ -207,10 +215,10 @@ class _Ingest:
             results[known.task.location] = result
             self._batch.add(known, result)
             if progress is not None:
-                progress(num_known + number, self._total)
+                progress("checking", num_known + number, self._total)
         self._batch.commit()
         if progress is not None and not unread:
-            progress(self._total, self._total)
+            progress("checking", self._total, self._total)
         # In the order of discovery, so that which of two copies stays does not depend on history.
         for known in every:
             self._tally.add(known, results[known.task.location])

@@ -28,7 +28,7 @@ from federation.experiment import Experiment
 from federation.messages import RoundFinished
 
 if TYPE_CHECKING:
-    from data_adapters.ingest import IngestReport
+    from data_adapters.ingest import IngestReport, Stage
     from federation.run import Quote, RunSummary
     from federation.site import Part, Site
 
@@ -70,16 +70,17 @@ def layout_progress() -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
-def ingest_progress() -> Iterator[Callable[[str, "Part", int, int], None]]:
-    """Show each site's ingest as a bar of its own."""
+def ingest_progress() -> Iterator[Callable[[str, "Part", "Stage", int, int], None]]:
+    """Show each stage of each site's ingest as a bar of its own."""
     with _bars() as bars:
         tasks: dict[str, Any] = {}
 
-        def update(site: str, part: "Part", done: int, total: int) -> None:
-            name = f"Checking {site} ({part})"
+        def update(site: str, part: "Part", stage: "Stage", done: int, total: int) -> None:
+            name = f"{stage.capitalize()} {site} ({part})"
             if name not in tasks:
-                tasks[name] = bars.add_task(name, total=total)
-            bars.update(tasks[name], completed=done, total=total)
+                tasks[name] = bars.add_task(name, total=None)
+            # While it is not known how much there is, a bar that only moves.
+            bars.update(tasks[name], completed=done, total=total or None)
 
         yield update
 
