@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from time import monotonic
 from typing import Literal
 
 from data_adapters.aliases import NOBODY, Excluded, image_name
@@ -37,9 +38,11 @@ LIBRARIES = (
 )
 # Scans, or bytes of them, that a kill can lose the work of.
 BATCH, BATCH_BYTES = 64, 1 << 30
+# What takes longer is shown.
+QUIET_S = 2.0
 
-# Files that are fetched from a PACS, then scans that are read.
-Stage = Literal["fetching", "checking"]
+# Files fetched from a PACS, scans held against what is known of them, scans read.
+Stage = Literal["fetching", "comparing", "checking"]
 Progress = Callable[[Stage, int, int], None]
 Pseudonymise = Callable[[str], str]
 
@@ -203,7 +206,7 @@ class _Ingest:
 
     def finished(self, progress: Progress | None, workers: int) -> IngestReport:
         """Stage, publish, write the manifest, clean up."""
-        every = list(self._known())
+        every = list(self._known(progress))
         results: dict[str, Result | None] = {
             known.task.location: self._index.staged(known.task.location, known.mark)
             for known in every
@@ -224,7 +227,8 @@ class _Ingest:
             self._tally.add(known, results[known.task.location])
         return self._report(len(unread))
 
-    def _known(self) -> Iterator[_Known]:
+    def _known(self, progress: Progress | None) -> Iterator[_Known]:
+        done, started = 0, monotonic()
         unclear = unclear_identifiers(
             (one.source.subjects, candidate.subject)
             for one in self._found
@@ -237,6 +241,10 @@ class _Ingest:
             settings = _settings(one.source)
             for candidate in one.discovery.candidates:
                 known = self._clear(one, candidate, subjects, settings)
+                done += 1
+                # Quick for files of this machine; a server may have to be asked for each.
+                if progress and monotonic() - started > QUIET_S:
+                    progress("comparing", done, self._total)
                 if known:
                     yield known
 
