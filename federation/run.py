@@ -332,6 +332,7 @@ def _tracked(experiment: Experiment, result: RunResult, run: str, store: str) ->
             classes=experiment.task.classes,
             weights=result.weights,
             input_example=_synthetic_input(experiment),
+            value=values["task"] if experiment.task.learns == "values" else None,
         ),
         tags={"run": run} | _epsilon_tags(plan, result.receipts),
     )

@@ -93,7 +93,7 @@ CLASSES = {"Grey matter": "grey matter", "White matter": "white matter"}
 
 
 def write_site_file(site: Path, sources: dict) -> None:
-    site.mkdir(parents=True)
+    site.mkdir(parents=True, exist_ok=True)
     document = {
         "site": site.name,
         "dataset": f"{site.name}-images",
