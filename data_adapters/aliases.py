@@ -52,6 +52,17 @@ def same_person(one: Collection[str], other: Collection[str]) -> bool:
     return bool(shared) or _bare_meets(one, other) or _bare_meets(other, one)
 
 
+def with_some_issuer(aliases: Collection[str]) -> frozenset[str]:
+    """Return the aliases of one whose issuer is known elsewhere: no longer anybody's.
+
+    >>> sorted(with_some_issuer({"is:1", "bare:7"}))
+    ['is:1', 'of:7']
+    """
+    return frozenset(
+        _OF + alias.removeprefix(_BARE) if alias.startswith(_BARE) else alias for alias in aliases
+    )
+
+
 def _bare_meets(one: Collection[str], other: Collection[str]) -> bool:
     bare = {alias.removeprefix(_BARE) for alias in one if alias.startswith(_BARE)}
     return any(alias.partition(":")[2] in bare for alias in other if not alias.startswith(_IS))

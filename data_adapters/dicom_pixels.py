@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_adapters import dicom_jpeg12
 from data_adapters.dicom_frames import Frame
 from data_adapters.dicom_headers import INSIDE_DEFLATED, Instance
 from data_adapters.dicom_volume import VolumeGeometry, scaling
@@ -29,6 +30,7 @@ _PLUGINS = {
     "1.2.840.10008.1.2.4.80": ("pyjpegls",),
     "1.2.840.10008.1.2.4.81": ("pyjpegls",),
     "1.2.840.10008.1.2.5": ("pylibjpeg", "pydicom"),
+    dicom_jpeg12.SYNTAX: (dicom_jpeg12.PLUGIN, ""),
 }
 # What is stored, by (BitsAllocated, PixelRepresentation); int8 has no place in the cache.
 _STORED: dict[tuple[int, int], np.dtype[Any]] = {
@@ -272,6 +274,7 @@ def _options(instance: Instance) -> dict[str, Any]:
 def _plugins(transfer_syntax: str) -> tuple[str, ...]:
     """Return decoders in the order to try them; "" is pydicom's own order."""
     use_gpu_decoders()
+    dicom_jpeg12.register()
     return _PLUGINS.get(transfer_syntax, ("",))
 
 

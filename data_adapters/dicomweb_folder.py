@@ -68,6 +68,11 @@ class StudyFolder:
         """Return the study's folder while it is not."""
         return self.root / INCOMING / self.name
 
+    def files(self) -> Iterator[Path]:
+        """Yield every file of the study, in either room."""
+        for room in (self.complete, self.incoming):
+            yield from (path for path in sorted(room.glob("*/*")) if path.is_file())
+
     def is_complete_with(self, files: Iterable[str]) -> bool:
         """Return whether the study is whole and has just these files."""
         return self.complete.is_dir() and files_in(self.complete) == set(files)

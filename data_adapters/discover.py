@@ -6,9 +6,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from data_adapters.aliases import NOBODY, Excluded
 from data_adapters.errors import DataError
 from data_adapters.sources import AnySource, DicomWebSource
 from data_adapters.types import Candidate, Discovery, Reopenable
+from data_adapters.unwanted import unwanted_by
 
 # Adapters are imported when their kind is used: each brings a heavy package.
 ADAPTERS = {
@@ -17,6 +19,25 @@ ADAPTERS = {
     "ome_zarr": ("data_adapters.ome_zarr", "discover_ome_zarr"),
     "nifti": ("data_adapters.nifti", "discover_nifti"),
 }
+
+
+@dataclass(frozen=True)
+class Fetching:
+    """How images that are not at the site yet are fetched.
+
+    Args:
+        excluded: Whose images are not fetched, and are dropped where they had been.
+        pseudonymise: The keyed hash that ``excluded`` is made with.
+        progress: Called with the number of files there, and of all that are awaited; both 0 while
+            the service is still asked what it has.
+    """
+
+    excluded: Excluded = NOBODY
+    pseudonymise: Callable[[str], str] = str
+    progress: Callable[[int, int], None] | None = None
+
+
+EVERYBODY = Fetching()
 
 
 @dataclass(frozen=True)
@@ -32,7 +53,7 @@ class Found:
     discovery: Discovery
 
 
-def discover(source: AnySource) -> Discovery:
+def discover(source: AnySource, fetching: Fetching = EVERYBODY) -> Discovery:
     """Find what may be a scan in ``source``, without decoding pixels.
 
     Raises:
@@ -40,7 +61,10 @@ def discover(source: AnySource) -> Discovery:
     """
     _require_present(source)
     module, function = ADAPTERS[source.kind]
-    look: Callable[[Any], Discovery] = getattr(import_module(module), function)
+    look: Callable[..., Discovery] = getattr(import_module(module), function)
+    if isinstance(source, DicomWebSource):
+        unwanted = unwanted_by(source.subjects, fetching.excluded, fetching.pseudonymise)
+        return look(source, unwanted=unwanted, progress=fetching.progress)
     return look(source)
 
 
@@ -55,7 +79,7 @@ def _require_present(source: AnySource) -> None:
     )
 
 
-def discover_all(sources: Sequence[AnySource]) -> tuple[Found, ...]:
+def discover_all(sources: Sequence[AnySource], fetching: Fetching = EVERYBODY) -> tuple[Found, ...]:
     """Look at every source of one data set.
 
     Raises:
@@ -73,7 +97,7 @@ def discover_all(sources: Sequence[AnySource]) -> tuple[Found, ...]:
                     f"The sources {first.path} and {other.path} have different {what}: "
                     f"{list(one)} and {list(two)}. One data set has one list: map both onto it."
                 )
-    return tuple(Found(n, source, discover(source)) for n, source in enumerate(sources))
+    return tuple(Found(n, source, discover(source, fetching)) for n, source in enumerate(sources))
 
 
 def location(number: int, source: AnySource, candidate: Candidate) -> str:

@@ -6,13 +6,16 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from time import monotonic
+from typing import Literal
 
 from data_adapters.aliases import NOBODY, Excluded, image_name
 from data_adapters.cache import SCANS, prepare_cache, prune, publish
 from data_adapters.digests import FORMAT, Names
-from data_adapters.discover import Found, discover_all, location, reading
+from data_adapters.discover import Fetching, Found, discover_all, location, reading
 from data_adapters.errors import DataError
 from data_adapters.ingest_index import IngestIndex
 from data_adapters.manifest import Manifest, ScanEntry
@@ -35,8 +38,12 @@ LIBRARIES = (
 )
 # Scans, or bytes of them, that a kill can lose the work of.
 BATCH, BATCH_BYTES = 64, 1 << 30
+# What takes longer is shown.
+QUIET_S = 2.0
 
-Progress = Callable[[int, int], None]
+# Files fetched from a PACS, scans held against what is known of them, scans read.
+Stage = Literal["fetching", "comparing", "checking"]
+Progress = Callable[[Stage, int, int], None]
 Pseudonymise = Callable[[str], str]
 
 
@@ -83,7 +90,8 @@ def ingest(  # noqa: PLR0913 - all but two are named
         cache_dir: Made readable by its owner only.
         pseudonymise: Keyed hash of a raw identifier or path; the key stays with the caller.
         excluded: Tells who must not be in the data set; asked while nobody else can write.
-        progress: Called with (scans done, scans in all).
+        progress: Called with the stage, what is done of it, and what there is in all: 0 while that
+            is not known.
         workers: Processes that read; 1 reads in this one.
 
     Raises:
@@ -94,7 +102,10 @@ def ingest(  # noqa: PLR0913 - all but two are named
     cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     with alone(cache_dir):
         prepare_cache(cache_dir)
-        run = _Ingest(discover_all(together), cache_dir, pseudonymise, excluded())
+        told = partial(progress, "fetching") if progress else None
+        found = discover_all(together, Fetching(excluded(), pseudonymise, told))
+        # Asked once more: fetching takes hours, and somebody may have been excluded since.
+        run = _Ingest(found, cache_dir, pseudonymise, excluded())
         return run.finished(progress, workers)
 
 
@@ -195,7 +206,7 @@ class _Ingest:
 
     def finished(self, progress: Progress | None, workers: int) -> IngestReport:
         """Stage, publish, write the manifest, clean up."""
-        every = list(self._known())
+        every = list(self._known(progress))
         results: dict[str, Result | None] = {
             known.task.location: self._index.staged(known.task.location, known.mark)
             for known in every
@@ -207,16 +218,17 @@ class _Ingest:
             results[known.task.location] = result
             self._batch.add(known, result)
             if progress is not None:
-                progress(num_known + number, self._total)
+                progress("checking", num_known + number, self._total)
         self._batch.commit()
         if progress is not None and not unread:
-            progress(self._total, self._total)
+            progress("checking", self._total, self._total)
         # In the order of discovery, so that which of two copies stays does not depend on history.
         for known in every:
             self._tally.add(known, results[known.task.location])
         return self._report(len(unread))
 
-    def _known(self) -> Iterator[_Known]:
+    def _known(self, progress: Progress | None) -> Iterator[_Known]:
+        done, started = 0, monotonic()
         unclear = unclear_identifiers(
             (one.source.subjects, candidate.subject)
             for one in self._found
@@ -229,6 +241,10 @@ class _Ingest:
             settings = _settings(one.source)
             for candidate in one.discovery.candidates:
                 known = self._clear(one, candidate, subjects, settings)
+                done += 1
+                # Quick for files of this machine; a server may have to be asked for each.
+                if progress and monotonic() - started > QUIET_S:
+                    progress("comparing", done, self._total)
                 if known:
                     yield known
 

@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from data_adapters.lengths import LengthMm
 
 Size = Annotated[int, Field(ge=1, le=1024)]
+# Classes of voxels, or a class or a value of each scan, from a table.
+Learns = Literal["voxels", "targets", "values"]
 ChannelName = Annotated[str, Field(min_length=1, max_length=64)]
 
 

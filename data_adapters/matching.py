@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Literal
 
 import torch
 
 from data_adapters.errors import DataError
-
-Learns = Literal["voxels", "targets"]
+from data_adapters.inputs import Learns
 
 
 def class_map(
@@ -43,6 +41,23 @@ def class_map(
         raise DataError(_difference(missing, foreign or ours, meanings or {}, key))
     places = [*range(fixed), *(theirs.index(name) + fixed for name in ours)]
     return torch.tensor(places, dtype=torch.uint8)
+
+
+def require_values(present: Sequence[str]) -> None:
+    """Check that a site's table holds values and not classes.
+
+    Args:
+        present: The site's classes of targets.
+
+    Raises:
+        DataError: It holds classes.
+    """
+    if present:
+        raise DataError(
+            "This data set's table holds classes, so no value can be learned from it. Leave out "
+            "'targets.classes' in the site file if the column holds numbers, or use a task of "
+            "kind: classification."
+        )
 
 
 def _nothing_to_learn(learns: Learns) -> str:

@@ -15,13 +15,15 @@ from data_adapters.ome_zarr_plates import (
     load_wells,
     series_of,
 )
-from data_adapters.ome_zarr_stamps import tree_stamp
+from data_adapters.ome_zarr_stamps import GROUP_FILES, tree_stamp
 from data_adapters.reasons import Unusable
 from data_adapters.sources import OmeZarrSource, class_values
 from data_adapters.tables import read_table
 from data_adapters.targets import TargetTable, load_targets
 from data_adapters.types import Discovery, Quarantined, Scan, relative
 from data_adapters.zarr_places import Place
+from data_adapters.zarr_remote_stamps import remote_stamp
+from data_adapters.zarr_voxels import ZarrVoxels
 
 SUFFIX = ".zarr"
 ZIPPED = (".zarr.zip", ".ozx")
@@ -46,12 +48,12 @@ class OmeZarrCandidate:
 
     def fingerprint(self) -> str:
         """Return text that changes with the image's files or with what is read of them."""
-        if self.place.remote:
-            return ""
         settings = self.source.model_dump_json(exclude=_NOT_READING)
         try:  # all levels and labels: which of them are used is known only once they are read
-            files = tree_stamp((), (self.place,))
+            files = self._remote_stamp() if self.place.remote else tree_stamp((), (self.place,))
         except Unusable:
+            return ""
+        if not files:
             return ""
         text = f"{self.subject}\0{self.target!r}\0{settings}\0{files}"
         return hashlib.sha256(text.encode("utf-8")).hexdigest()
@@ -94,6 +96,23 @@ class OmeZarrCandidate:
             in_place=in_place,
             stamp=stamp if in_place else "",
         )
+
+    def _remote_stamp(self) -> str:
+        """Ask the server what it has of the level that is read, and of its labels."""
+        image = open_image(self.place, _wanted(self.source))
+        labels = self._labels(image)
+        objects = [(self.place, name) for name in GROUP_FILES]
+        arrays: list[ZarrVoxels | ClassVoxels] = [image.voxels]
+        if labels is not None:
+            group = self.place.child(f"labels/{self.source.labels}")
+            objects += [(group, name) for name in GROUP_FILES]
+            arrays.append(labels)
+        for voxels in arrays:
+            names = voxels.objects()
+            if names is None:
+                return ""
+            objects += [(voxels.place, name) for name in names]
+        return remote_stamp(objects)
 
     def _labels(self, image: OpenedImage) -> ClassVoxels | None:
         if self.source.labels is None:

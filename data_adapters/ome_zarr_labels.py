@@ -146,6 +146,10 @@ class ClassVoxels:
         stamp = self._labels.region_stamp(region)
         return f"{stamp}:{self._meaning}" if stamp else ""
 
+    def objects(self) -> list[str] | None:
+        """Return the names of what holds the labels; see ``ZarrVoxels.objects``."""
+        return self._labels.objects()
+
     def check(self) -> None:
         """Look at every label once, block by block.
 

@@ -6,6 +6,7 @@ by the chunk files (of sharded arrays: the shards) that it touches.
 
 import hashlib
 import json
+import math
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
@@ -44,14 +45,24 @@ class ChunkFiles:
             touched: Along each axis of the array, the indices that are read.
             meaning: Whatever else decides on what is read from these files.
         """
-        cells = [
+        digest = hashlib.sha256(meaning.encode("utf-8"))
+        for name in (*ARRAY_FILES, *self.names(touched)):
+            digest.update(f"\0{name}\0{_file_stamp(self.folder / name)}".encode())
+        return digest.hexdigest()
+
+    def names(self, touched: Sequence[Iterable[int]]) -> Iterator[str]:
+        """Yield the names of the files that hold any of the given indices along each axis."""
+        return (self._name(cell) for cell in product(*self._cells(touched)))
+
+    def num_names(self, touched: Sequence[Iterable[int]]) -> int:
+        """Return how many ``names`` yields."""
+        return math.prod(len(cells) for cells in self._cells(touched))
+
+    def _cells(self, touched: Sequence[Iterable[int]]) -> list[list[int]]:
+        return [
             sorted({index // size for index in indices})
             for indices, size in zip(touched, self.grain, strict=True)
         ]
-        digest = hashlib.sha256(meaning.encode("utf-8"))
-        for name in (*ARRAY_FILES, *(self._name(cell) for cell in product(*cells))):
-            digest.update(f"\0{name}\0{_file_stamp(self.folder / name)}".encode())
-        return digest.hexdigest()
 
     def _name(self, cell: tuple[int, ...]) -> str:
         return self.prefix + self.separator.join(str(index) for index in cell)

@@ -24,8 +24,7 @@ from data_adapters.grids import (
     reach_of,
     stored_region,
 )
-from data_adapters.inputs import AnyInput, PatchInput, SliceInput, VolumeInput
-from data_adapters.matching import Learns
+from data_adapters.inputs import AnyInput, Learns, PatchInput, SliceInput, VolumeInput
 
 Whole = SliceInput | VolumeInput
 
@@ -43,6 +42,7 @@ class Record:
     Attributes:
         images: float32 (images, channels, *shape), zero mean and unit deviation in each scan.
         labels: uint8, the experiment's class indices: (images, *shape) of voxels, or (images,).
+            float32 (images,) where values are learned, as ``ValueScale`` has them.
         counted: bool (images, *shape), False where scoring must not look: padding, and voxels
             that another image of the scan shows. None: everything counts.
     """
@@ -53,17 +53,37 @@ class Record:
 
 
 @dataclass(frozen=True)
+class ValueScale:
+    """How a table's values become numbers around zero: by constants that an experiment declares.
+
+    Never by the data's own mean and deviation, which would tell of every subject.
+
+    >>> ValueScale(offset=60, scale=20).scaled(70)
+    0.5
+    """
+
+    offset: float = 0.0
+    scale: float = 1.0
+
+    def scaled(self, value: float) -> float:
+        """Return what a network is to say for ``value``."""
+        return (value - self.offset) / self.scale
+
+
+@dataclass(frozen=True)
 class Wanted:
     """What an experiment wants of a site's scans.
 
     Attributes:
         class_map: uint8, for each class index of the site the experiment's.
-        learns: Whether labels are a scan's voxels or its target from a table.
+        learns: Whether labels are a scan's voxels, or its class or value from a table.
+        values: Where values are learned.
     """
 
     inputs: AnyInput
     class_map: torch.Tensor
     learns: Learns = "voxels"
+    values: ValueScale = ValueScale()
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -73,18 +93,20 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.to(device)
 
 
-def target_of(scan: CachedScan, class_map: torch.Tensor) -> torch.Tensor:
-    """Return the experiment's class of one scan, uint8 of shape ().
+def target_of(scan: CachedScan, wanted: Wanted) -> torch.Tensor:
+    """Return the experiment's class of one scan, uint8, or its scaled value, float32; shape ().
 
     Raises:
         DataError: The scan has no target.
     """
     if scan.target is None:
         raise DataError(
-            "This data set has no table of targets; classification cannot be learned from it. "
-            "Name one under 'targets' in the site file."
+            "This data set has no table of targets; neither classification nor regression can be "
+            "learned from it. Name one under 'targets' in the site file."
         )
-    return class_map[int(scan.target)]
+    if wanted.learns == "values":
+        return torch.tensor(wanted.values.scaled(scan.target), dtype=torch.float32)
+    return wanted.class_map[int(scan.target)]
 
 
 def require_axes(scan: CachedScan, inputs: AnyInput) -> None:
@@ -150,8 +172,8 @@ def prepare_scan(scan: CachedScan, wanted: Wanted) -> Record:
 
 
 def _labels(scan: CachedScan, inputs: Whole, wanted: Wanted, *, num_images: int) -> torch.Tensor:
-    if wanted.learns == "targets":
-        return target_of(scan, wanted.class_map).repeat(num_images)
+    if wanted.learns != "voxels":
+        return target_of(scan, wanted).repeat(num_images)
     stored = scan.labels().astype(np.float32)[None]
     labels = _on_grid(_oriented(stored, scan, inputs, "nearest"), inputs)
     classes = wanted.class_map[labels.long()]
@@ -269,9 +291,9 @@ class _Window:
 
 
 def _patch_labels(scan: CachedScan, wanted: Wanted, window: _Window) -> torch.Tensor:
+    if wanted.learns != "voxels":
+        return target_of(scan, wanted).to(window.device).repeat(1)
     classes = wanted.class_map.to(window.device)
-    if wanted.learns == "targets":
-        return target_of(scan, classes).repeat(1)
     labels = window.turned(torch.from_numpy(scan.labels(window.region))[None])
     if not window.grid.is_stored:
         for axis, reach in enumerate(window.reaches, start=1):

@@ -17,9 +17,9 @@ import torch
 from data_adapters.cache import IN_PLACE, CachedScan, InPlace, open_scan
 from data_adapters.channels import pick_channels
 from data_adapters.grids import Grid, grid_of
-from data_adapters.inputs import AnyInput, PatchInput
+from data_adapters.inputs import AnyInput, Learns, PatchInput
 from data_adapters.manifest import Manifest, ScanEntry
-from data_adapters.matching import Learns, channel_indices, class_map
+from data_adapters.matching import channel_indices, class_map, require_values
 from data_adapters.patches import (
     UNIFORMS_PER_PATCH,
     Foreground,
@@ -30,6 +30,7 @@ from data_adapters.patches import (
 )
 from data_adapters.prepare import (
     Record,
+    ValueScale,
     Wanted,
     prepare_patch,
     prepare_scan,
@@ -46,6 +47,7 @@ TILES_AT_A_TIME = 8
 
 Uniforms = Callable[[int], npt.NDArray[np.float64]]
 _CPU = torch.device("cpu")
+AS_THEY_ARE = ValueScale()
 
 
 class SubjectDataset:
@@ -59,6 +61,7 @@ class SubjectDataset:
         classes: Sequence[str],
         *,
         learns: Learns = "voxels",
+        values: ValueScale = AS_THEY_ARE,
         meanings: Mapping[str, str] | None = None,
         in_place: InPlace | None = None,
         without: Collection[str] = frozenset(),
@@ -67,8 +70,9 @@ class SubjectDataset:
         """Match names; nothing is read yet.
 
         Args:
-            classes: The experiment's, in its order.
-            learns: Voxel labels, or each scan's target from a table.
+            classes: The experiment's, in its order; none where values are learned.
+            learns: Voxel labels, or each scan's class or value from a table.
+            values: How a table's values become what is learned.
             meanings: What coded classes mean, for errors.
             in_place: Keyed name to the site's own image, for scans that were not copied.
             without: Pseudonyms of subjects who are not sampled.
@@ -77,9 +81,8 @@ class SubjectDataset:
         Raises:
             DataError: The data set's classes or channels are not the experiment's.
         """
-        present = manifest.classes if learns == "voxels" else manifest.target_classes
-        found = class_map(present, classes, learns=learns, meanings=meanings)
-        self._wanted = Wanted(inputs, found, learns)
+        found = _class_map(manifest, classes, learns, meanings)
+        self._wanted = Wanted(inputs, found, learns, values)
         self._channels = channel_indices(manifest.channels, inputs.channels)
         self._cache = cache
         self._scans = _by_subject(manifest.scans)
@@ -237,6 +240,19 @@ class _Memory:
             self._kept[key] = record
             self._bytes += size
         return record
+
+
+def _class_map(
+    manifest: Manifest,
+    classes: Sequence[str],
+    learns: Learns,
+    meanings: Mapping[str, str] | None,
+) -> torch.Tensor:
+    if learns == "values":
+        require_values(manifest.target_classes)
+        return torch.empty(0, dtype=torch.uint8)
+    present = manifest.classes if learns == "voxels" else manifest.target_classes
+    return class_map(present, classes, learns=learns, meanings=meanings)
 
 
 def joined(records: Sequence[Record]) -> Record:

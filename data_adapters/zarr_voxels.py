@@ -8,12 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_adapters import zarr_remote
-from data_adapters.ome_zarr_stamps import ChunkFiles, chunk_files
+from data_adapters.blocks import whole
+from data_adapters.ome_zarr_stamps import ARRAY_FILES, ChunkFiles, chunk_files
 from data_adapters.reasons import Unusable
 from data_adapters.zarr_places import Place, ZarrFormat
 from data_adapters.zarr_store import as_float32, open_store
 
 ORDER = ("c", "z", "y", "x")
+# Of a remote image with more, asking for each would take longer than it saves.
+MOST_OBJECTS = 100_000
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,7 @@ class ZarrVoxels:
         self._selection = selection
         self._names = ORDER if selection.channels is not None else ORDER[1:]
         self._files = None if stored.place.remote else _files_of(stored)
+        self._grain = stored.grain
         self._timeout_s = zarr_remote.PIXELS_TIMEOUT_S if stored.place.remote else None
         self.shape = self._arranged(stored.shape)
         self.chunk_shape = self._arranged(stored.chunk)
@@ -160,6 +164,18 @@ class ZarrVoxels:
         return (
             self._files.stamp(self._touched(region), repr(self._selection)) if self._files else ""
         )
+
+    def objects(self) -> list[str] | None:
+        """Return the names of what holds the array and its voxels; None where not known.
+
+        Raises:
+            Unusable: UNREACHABLE.
+        """
+        files = chunk_files(self.place, self._zarr_format, self._grain)
+        touched = self._touched(whole(self.shape))
+        if files is None or files.num_names(touched) > MOST_OBJECTS:
+            return None
+        return [*ARRAY_FILES, *files.names(touched)]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_view": None, "_converted": None}

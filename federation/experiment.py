@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from data_adapters.inputs import InputSpec, PatchInput
+from data_adapters.inputs import InputSpec, Learns, PatchInput
 from federation.canonical import digest
 from federation.data_use import DataUse
 from federation.documents import Strict, load_document
@@ -30,6 +30,16 @@ class _Task(Strict):
 
     classes: tuple[Name, ...] = Field(min_length=2, max_length=256)
     meanings: dict[Name, Name] = Field(default_factory=dict)
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Tell whether less of the score is more."""
+        return False
+
+    @property
+    def num_outputs(self) -> int:
+        """Return how many numbers a network gives, of each voxel or each image."""
+        return len(self.classes)
 
     def shown(self, name: str) -> str:
         """Return a class as people read it."""
@@ -57,6 +67,11 @@ class SegmentationTask(_Task):
         """Return the name of the score that sums a model up: mean Dice without background."""
         return "dice"
 
+    @property
+    def learns(self) -> Learns:
+        """Return that labels are voxels."""
+        return "voxels"
+
 
 class ClassificationTask(_Task):
     """Give each image one of ``classes``; sites have them in a table (``targets``)."""
@@ -67,6 +82,53 @@ class ClassificationTask(_Task):
     def score(self) -> str:
         """Return the name of the score that sums a model up: area under the ROC curve."""
         return "auc"
+
+    @property
+    def learns(self) -> Learns:
+        """Return that each scan has a class from a table."""
+        return "targets"
+
+
+class RegressionTask(Strict):
+    """Give each image one number; sites have them in a table (``targets`` without ``classes``).
+
+    The network learns (value - offset) / scale. Both are public and declared beforehand, such as
+    the middle and half of the range that is known from the literature: the mean and deviation of
+    protected subjects would tell of every one of them.
+
+    Attributes:
+        value: What the number is, with its unit, for people: ``age at scan, years``.
+    """
+
+    kind: Literal["regression"] = "regression"
+    value: Name
+    offset: Annotated[float, Field(allow_inf_nan=False)]
+    scale: Positive
+
+    @property
+    def score(self) -> str:
+        """Return the name of the score that sums a model up: mean absolute error, in the unit."""
+        return "mae"
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Tell that less of the score is more."""
+        return True
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return none."""
+        return ()
+
+    @property
+    def num_outputs(self) -> int:
+        """Return 1."""
+        return 1
+
+    @property
+    def learns(self) -> Learns:
+        """Return that each scan has a value from a table."""
+        return "values"
 
 
 class DiceCrossEntropy(Strict):
@@ -89,6 +151,21 @@ class CrossEntropy(Strict):
     """Cross-entropy, mean over a subject: of images, or of all voxels of its images."""
 
     kind: Literal["cross_entropy"] = "cross_entropy"
+
+
+class MeanSquaredError(Strict):
+    """Square of the error of each image, in units of ``task.scale``."""
+
+    kind: Literal["mean_squared_error"] = "mean_squared_error"
+
+
+class SmoothL1(Strict):
+    """Half the square of an error up to 1, in units of ``task.scale``, its size beyond.
+
+    Far-off values then pull no harder than others (arXiv 1504.08083, equation 3).
+    """
+
+    kind: Literal["smooth_l1"] = "smooth_l1"
 
 
 class _Grown(Strict):
@@ -231,8 +308,9 @@ class NoPrivacy(Strict):
     expected_batch: Positive
 
 
-Task = Annotated[SegmentationTask | ClassificationTask, Field(discriminator="kind")]
-AnyLoss = DiceCrossEntropy | ForegroundDice | CrossEntropy
+AnyTask = SegmentationTask | ClassificationTask | RegressionTask
+Task = Annotated[AnyTask, Field(discriminator="kind")]
+AnyLoss = DiceCrossEntropy | ForegroundDice | CrossEntropy | MeanSquaredError | SmoothL1
 Loss = Annotated[AnyLoss, Field(discriminator="kind")]
 Optimizer = Annotated[Sgd | Adam | DpAdam, Field(discriminator="kind")]
 Privacy = Annotated[SubjectDP | NoPrivacy, Field(discriminator="kind")]
@@ -241,6 +319,12 @@ Privacy = Annotated[SubjectDP | NoPrivacy, Field(discriminator="kind")]
 _FITTING = {
     "segmentation": ("unet", "segresnet", "dynunet", "attention_unet"),
     "classification": ("densenet", "resnet"),
+    "regression": ("densenet", "resnet"),
+}
+_LOSSES = {
+    "segmentation": ("dice_ce", "foreground_dice", "cross_entropy"),
+    "classification": ("cross_entropy",),
+    "regression": ("smooth_l1", "mean_squared_error"),
 }
 
 
@@ -278,23 +362,28 @@ class Experiment(_Grown):
     @model_validator(mode="before")
     @classmethod
     def _usual_loss(cls, values: Any) -> Any:
-        """Take cross-entropy for classification where no loss is given."""
+        """Take the task's first loss where none is given."""
         task = values.get("task") if isinstance(values, dict) else None
-        if isinstance(task, dict) and task.get("kind") == "classification":
-            return {"loss": {"kind": "cross_entropy"}, **values}
+        kind = task.get("kind") if isinstance(task, dict) else None
+        if kind in _LOSSES:
+            return {"loss": {"kind": _LOSSES[kind][0]}, **values}
         return values
 
     @model_validator(mode="after")
     def _model_fits_task(self) -> Self:
-        classifies = isinstance(self.task, ClassificationTask)
-        if classifies != self.model.classifies:
+        of_images = self.task.learns != "voxels"
+        if of_images != self.model.classifies:
             raise ValueError(
                 f"model kind '{self.model.kind}' does not fit a task of {self.task.kind}; "
                 f"use {' or '.join(_FITTING[self.task.kind])}"
             )
-        if classifies and not isinstance(self.loss, CrossEntropy):
-            raise ValueError(f"loss '{self.loss.kind}' is for voxels; use cross_entropy")
-        if classifies and isinstance(self.input, PatchInput) and self.input.foreground:
+        fitting = _LOSSES[self.task.kind]
+        if self.loss.kind not in fitting:
+            raise ValueError(
+                f"loss '{self.loss.kind}' does not fit a task of {self.task.kind}; "
+                f"use {' or '.join(fitting)}"
+            )
+        if of_images and isinstance(self.input, PatchInput) and self.input.foreground:
             raise ValueError("input.foreground needs labelled voxels; leave it out")
         return self
 

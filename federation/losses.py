@@ -5,10 +5,16 @@ from collections.abc import Sequence
 import torch
 from monai.losses import DiceLoss
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, mse_loss, smooth_l1_loss
 
 from data_adapters.prepare import Record, to_device
-from federation.experiment import AnyLoss, CrossEntropy, ForegroundDice
+from federation.experiment import (
+    AnyLoss,
+    CrossEntropy,
+    ForegroundDice,
+    MeanSquaredError,
+    SmoothL1,
+)
 
 
 def loss_per_image(network: nn.Module, records: Sequence[Record], loss: AnyLoss) -> torch.Tensor:
@@ -17,6 +23,8 @@ def loss_per_image(network: nn.Module, records: Sequence[Record], loss: AnyLoss)
     Dice (Milletari 2016, arXiv 1606.04797) is over one image at a time, never over a batch.
     """
     device = next(network.parameters()).device
+    if isinstance(loss, MeanSquaredError | SmoothL1):
+        return _of_values(network, records, loss, device)
     logits = network(_together([r.images for r in records], device))
     labels = _together([r.labels for r in records], device)
     if isinstance(loss, CrossEntropy):
@@ -28,6 +36,18 @@ def loss_per_image(network: nn.Module, records: Sequence[Record], loss: AnyLoss)
     if foreground_only:
         return per_image
     return per_image + cross_entropy(logits, targets, reduction="none").flatten(1).mean(1)
+
+
+def _of_values(
+    network: nn.Module,
+    records: Sequence[Record],
+    loss: MeanSquaredError | SmoothL1,
+    device: torch.device,
+) -> torch.Tensor:
+    found = network(_together([r.images for r in records], device)).squeeze(1)
+    values = _together([r.labels for r in records], device)
+    measure = mse_loss if isinstance(loss, MeanSquaredError) else smooth_l1_loss
+    return measure(found, values, reduction="none")
 
 
 def as_one_hot(labels: torch.Tensor, num_classes: int) -> torch.Tensor:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_adapters.aliases import Excluded
+from data_adapters.dicomweb import forget
 from data_adapters.discover import discover
-from data_adapters.reasons import Unusable
 from data_adapters.sources import AnySource, DicomSource, DicomWebSource
-from data_adapters.subject_ids import subjects_of
 from data_adapters.types import relative
+from data_adapters.unwanted import unwanted_by
 from federation.site_data import SiteData
 
 
@@ -39,6 +39,18 @@ def still_there(site: SiteData, aliases: Collection[str]) -> tuple[StillThere, .
     return tuple(one for one in found if one.where or not one.looked)
 
 
+def drop_from_mirrors(site: SiteData) -> None:
+    """Delete what the mirrors of PACS have of everybody who was excluded; ask no PACS.
+
+    Raises:
+        DataError: Another run is writing into one, or it cannot be written.
+    """
+    for source in site.config.every_source:
+        unwanted = unwanted_by(source.subjects, site.excluded, site.pseudonymise)
+        if isinstance(source, DicomWebSource) and unwanted is not None:
+            forget(source, unwanted)
+
+
 def _in(site: SiteData, source: AnySource, who: Excluded) -> StillThere:
     is_mirror = isinstance(source, DicomWebSource)
     try:
@@ -49,14 +61,8 @@ def _in(site: SiteData, source: AnySource, who: Excluded) -> StillThere:
 
 
 def _scans_of(site: SiteData, source: AnySource, who: Excluded) -> tuple[str, ...]:
-    subjects, found = subjects_of(source.subjects), set()
-    for raw, where in _named(source):
-        try:
-            aliases = subjects.identity(raw).aliases(site.pseudonymise)
-        except Unusable:
-            continue
-        if who.has(aliases):
-            found.add(where)
+    meant = unwanted_by(source.subjects, who, site.pseudonymise)
+    found = {where for raw, where in _named(source) if meant and meant.has(raw)}
     return tuple(sorted(found))
 
 

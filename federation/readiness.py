@@ -6,12 +6,13 @@ Everything here is for the site's own screen: counts, paths and label shares are
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from math import isinf
 from pathlib import Path
 from typing import Any
 
 from data_adapters.errors import CacheError, DataError
-from data_adapters.ingest import NothingUsable
+from data_adapters.ingest import NothingUsable, Stage
 from federation.data_use import GRU, HMB, PERMISSIONS, DataUse
 from federation.errors import FederationError
 from federation.experiment import Experiment
@@ -28,7 +29,7 @@ from federation.site import Site, has_ledger, open_site
 from federation.site_config import Part
 from federation.site_data import SiteData, local_day, open_site_data
 
-Progress = Callable[[Part, int, int], None]
+Progress = Callable[[Part, Stage, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,8 @@ class _How:
     progress: Progress | None
     workers: int
 
-    def telling(self, part: Part) -> Callable[[int, int], None] | None:
-        progress = self.progress
-        return None if progress is None else (lambda done, total: progress(part, done, total))
+    def telling(self, part: Part) -> Callable[[Stage, int, int], None] | None:
+        return None if self.progress is None else partial(self.progress, part)
 
 
 @dataclass
@@ -207,7 +207,7 @@ def _opened(data: SiteData, site_file: Path, findings: _Findings) -> Site | None
 def _part(data: SiteData, part: Part, how: _How, findings: _Findings) -> PartFound:
     try:
         if how.quick:
-            return part_by_headers(data, part)
+            return part_by_headers(data, part, how.telling(part))
         return ingested_part(data, part, how.telling(part), how.workers)
     except CacheError:
         raise  # of the machine, not of the data: there is nothing to report on yet

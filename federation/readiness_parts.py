@@ -4,16 +4,18 @@ For the site's own screen: nothing of it is released.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_adapters.cache import CachedScan, open_scan
-from data_adapters.discover import Found, discover_all
+from data_adapters.discover import Fetching, Found, discover_all
 from data_adapters.errors import DataError
+from data_adapters.ingest import Progress
 from data_adapters.manifest import Manifest, ScanEntry
 from data_adapters.reasons import Unusable as UnusableScan
 from data_adapters.subject_ids import subjects_of, unclear_identifiers
@@ -91,9 +93,7 @@ class PartFound:
         return tuple(reason for reason in self.unusable if reason.code in BURNED_IN)
 
 
-def ingested_part(
-    data: SiteData, part: Part, progress: Callable[[int, int], None] | None, workers: int
-) -> PartFound:
+def ingested_part(data: SiteData, part: Part, progress: Progress | None, workers: int) -> PartFound:
     """Ingest one part and describe what is then in the cache.
 
     Raises:
@@ -120,13 +120,16 @@ def ingested_part(
     )
 
 
-def part_by_headers(data: SiteData, part: Part) -> PartFound:
+def part_by_headers(data: SiteData, part: Part, progress: Progress | None = None) -> PartFound:
     """Describe one part without reading a pixel and without caching anything.
 
     Raises:
         DataError: A source is missing.
     """
-    found = discover_all(data.config.sources(part))
+    told = partial(progress, "fetching") if progress else None
+    # The key is not made by a look alone: it is there once somebody was excluded.
+    fetching = Fetching(data.excluded, lambda raw: data.pseudonymise(raw), told)  # noqa: PLW0108
+    found = discover_all(data.config.sources(part), fetching)
     people, unclear = _people(found)
     counts: Counter[str] = Counter()
     for one in found:

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
-from data_adapters.ingest import IngestReport
+from data_adapters.ingest import IngestReport, Stage
 from federation.authors import Signature
 from federation.errors import FederationError, PrivacyBudgetError
 from federation.experiment import Experiment
@@ -154,25 +155,18 @@ def open_sites(paths: Sequence[Path]) -> list[Site]:
 
 
 def ingest_sites(
-    sites: Sequence[Site], progress: Callable[[str, Part, int, int], None] | None = None
+    sites: Sequence[Site], progress: Callable[[str, Part, Stage, int, int], None] | None = None
 ) -> dict[str, dict[Part, IngestReport]]:
     """Gate and cache every site's data; safe to repeat. Returns the reports by site and part."""
     reports: dict[str, dict[Part, IngestReport]] = {}
     for site in sites:
         finish_exclusions(site)
         reports[site.name] = {
-            part: site.ingest(part, _for(site, part, progress)) for part in site.parts
+            part: site.ingest(part, partial(progress, site.name, part) if progress else None)
+            for part in site.parts
         }
         site.check_subjects()
     return reports
-
-
-def _for(
-    site: Site, part: Part, progress: Callable[[str, Part, int, int], None] | None
-) -> Callable[[int, int], None] | None:
-    if progress is None:
-        return None
-    return lambda done, total: progress(site.name, part, done, total)
 
 
 def check_experiment(experiment: Experiment) -> PrivacyPlan:
@@ -359,6 +353,7 @@ def _tracked(experiment: Experiment, result: RunResult, run: str, store: str) ->
             classes=experiment.task.classes,
             weights=result.weights,
             input_example=_synthetic_input(experiment),
+            value=values["task"] if experiment.task.learns == "values" else None,
         ),
         tags={"run": run} | _epsilon_tags(plan, result.receipts),
     )

@@ -11,7 +11,12 @@ from torch import nn
 
 from data_adapters.prepare import Record, to_device
 from data_adapters.subjects import SubjectDataset
-from federation.experiment import ClassificationTask, Experiment
+from federation.experiment import (
+    ClassificationTask,
+    Experiment,
+    RegressionTask,
+    SegmentationTask,
+)
 from federation.training import as_one_hot, default_device, network_of
 from models.build import load_weights
 
@@ -33,18 +38,26 @@ def score(
 
     Classification: ``accuracy`` and ``auc`` over scans, each by its mean probabilities over its
     images. With more than two classes, ``auc`` is the mean over classes of one against the rest.
+
+    Regression: ``mae``, the mean absolute error over scans in the unit of the values, each by its
+    mean output over its images.
     """
     network = network_of(experiment)
     load_weights(network, weights)
     network.to(default_device()).eval()
-    classifies = isinstance(experiment.task, ClassificationTask)
-    scores = _classified(network, public) if classifies else _dice(experiment, network, public)
+    task = experiment.task
+    if isinstance(task, RegressionTask):
+        scores = _errors(task, network, public)
+    elif isinstance(task, ClassificationTask):
+        scores = _classified(network, public)
+    else:
+        scores = _dice(task, network, public)
     return {**scores, "num_subjects": float(len(public))}
 
 
-def _dice(experiment: Experiment, network: nn.Module, public: SubjectDataset) -> dict[str, float]:
+def _dice(task: SegmentationTask, network: nn.Module, public: SubjectDataset) -> dict[str, float]:
     subjects = [_subject_dice(network, public, index) for index in range(len(public))]
-    names = [experiment.task.shown(name) for name in experiment.task.classes[1:]]
+    names = [task.shown(name) for name in task.classes[1:]]
     named = zip(names, _mean_of_present(subjects), strict=True)
     scores = {f"dice/{name}": float(dice) for name, dice in named if not np.isnan(dice)}
     return {"dice": float(np.mean(list(scores.values()))), **scores} if scores else {}
@@ -109,6 +122,25 @@ def _probabilities(
             images.append(network(to_device(record.images, device)).softmax(1).cpu())
             labels.append(record.labels.cpu())
         yield torch.cat(images).double().mean(0), labels[0][0].long()
+
+
+def _errors(task: RegressionTask, network: nn.Module, public: SubjectDataset) -> dict[str, float]:
+    subjects = (_outputs(network, public, index) for index in range(len(public)))
+    errors = [abs(found - value) for found, value in chain.from_iterable(subjects)]
+    return {"mae": float(np.mean(errors)) * task.scale} if errors else {}
+
+
+def _outputs(
+    network: nn.Module, public: SubjectDataset, subject: int
+) -> Iterator[tuple[float, float]]:
+    """Yield, for each scan, the mean output over its images, and its value; both scaled."""
+    device = next(network.parameters()).device
+    for pieces in public.pieces(subject):
+        outputs, values = [], []
+        for record in pieces:
+            outputs.append(network(to_device(record.images, device)).squeeze(1).cpu())
+            values.append(record.labels.cpu())
+        yield float(torch.cat(outputs).double().mean()), float(values[0][0])
 
 
 def _auc(probabilities: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:

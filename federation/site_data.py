@@ -9,7 +9,7 @@ from pathlib import Path
 
 from data_adapters.aliases import NOBODY, Excluded, Identity, image_name, same_person
 from data_adapters.discover import locate
-from data_adapters.ingest import MANIFEST, IngestReport, ingest
+from data_adapters.ingest import MANIFEST, IngestReport, Progress, ingest
 from data_adapters.manifest import Manifest, ScanEntry
 from data_adapters.reasons import Unusable
 from data_adapters.sources import AnySource, DicomWebSource
@@ -25,7 +25,6 @@ from federation.ledger.keys import PSEUDONYM_KEY, pseudonymiser
 from federation.linking import LinkingFolder, require_one_key
 from federation.site_config import PARTS, Part, SiteConfig, load_site_config
 
-Progress = Callable[[int, int], None]
 # What is in the cache at one moment, read once.
 Ingested = Mapping[Part, Manifest]
 

@@ -12,7 +12,7 @@ from torch import nn
 from data_adapters.prepare import Record
 from data_adapters.subjects import SubjectDataset
 from federation.errors import OnFailure
-from federation.experiment import Adam, ClassificationTask, DpAdam, Experiment
+from federation.experiment import Adam, DpAdam, Experiment
 from federation.losses import loss_per_image
 from federation.privacy.augmentation import augmented
 from federation.privacy.engine import SubjectOptimizer
@@ -71,12 +71,14 @@ class LocalWork:
 
 
 def example_record(experiment: Experiment, num_images: int) -> Record:
-    """Return a made-up subject: noise, and labels that are all the first class."""
+    """Return a made-up subject: noise, and labels that are all the first class, or 0."""
     generator = torch.Generator().manual_seed(0)
     shape, channels = experiment.input.shape, experiment.input.num_channels
-    labelled = () if isinstance(experiment.task, ClassificationTask) else shape
+    learns = experiment.task.learns
+    labelled = shape if learns == "voxels" else ()
     images = torch.randn((num_images, channels, *shape), generator=generator)
-    return Record(images, torch.zeros((num_images, *labelled), dtype=torch.uint8))
+    kind = torch.float32 if learns == "values" else torch.uint8
+    return Record(images, torch.zeros((num_images, *labelled), dtype=kind))
 
 
 def stepper(work: LocalWork) -> Step:

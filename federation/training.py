@@ -10,10 +10,16 @@ from torch import nn
 
 from data_adapters.cache import IN_PLACE
 from data_adapters.manifest import Manifest
-from data_adapters.prepare import Record
+from data_adapters.prepare import Record, ValueScale
 from data_adapters.subjects import SubjectDataset
 from federation.errors import OnFailure
-from federation.experiment import ClassificationTask, Experiment, SubjectDP, Trainable
+from federation.experiment import (
+    AnyTask,
+    Experiment,
+    RegressionTask,
+    SubjectDP,
+    Trainable,
+)
 from federation.losses import as_one_hot, loss_per_image
 from federation.messages import Weights
 from federation.privacy.gradients import Losses
@@ -43,6 +49,7 @@ __all__ = [
     "require_fitting_weights",
     "require_trainable",
     "train_locally",
+    "value_scale",
 ]
 
 
@@ -96,9 +103,10 @@ def _require_apart(experiment: Experiment, losses: Losses, clip_norm: float) -> 
     declared = Declared(
         inputs.shape,
         inputs.num_channels,
-        len(experiment.task.classes),
+        experiment.task.num_outputs,
         experiment.model.classifies,
         inputs.cap,
+        values=experiment.task.learns == "values",
     )
     network = network_of(experiment)
     check_behaviour(network, losses, record=Record, declared=declared, clip_norm=clip_norm)
@@ -153,12 +161,20 @@ def open_dataset(
         manifest,
         experiment.input,
         task.classes,
-        learns="targets" if isinstance(task, ClassificationTask) else "voxels",
-        meanings=task.meanings,
+        learns=task.learns,
+        values=value_scale(task),
+        meanings=None if isinstance(task, RegressionTask) else task.meanings,
         in_place=site.in_place(part) if in_place else None,
         without=without,
         device=default_device(),
     )
+
+
+def value_scale(task: AnyTask) -> ValueScale:
+    """Return how a table's values become what the network learns."""
+    if isinstance(task, RegressionTask):
+        return ValueScale(task.offset, task.scale)
+    return ValueScale()
 
 
 def train_locally(  # noqa: PLR0913 - the last two are named
@@ -213,7 +229,7 @@ def network_of(experiment: Experiment) -> nn.Module:
         ModelError: It cannot be built, or may not be trained under privacy.
     """
     network = build_network(
-        experiment.model, num_classes=len(experiment.task.classes), seed=experiment.seed
+        experiment.model, num_classes=experiment.task.num_outputs, seed=experiment.seed
     )
     if experiment.privacy.kind == "subject_dp":
         require_dp_safe(network)
@@ -257,13 +273,18 @@ def freeze_all_but(network: nn.Module, trainable: Trainable) -> None:
 
 def predict(
     experiment: Experiment, weights: Mapping[str, npt.NDArray[np.float32]], images: torch.Tensor
-) -> npt.NDArray[np.int64]:
-    """Return class indices for normalised images (B, channels, *shape).
+) -> npt.NDArray[np.int64] | npt.NDArray[np.float64]:
+    """Return class indices for normalised images (B, channels, *shape), or values.
 
-    They are of voxels, (B, *shape), or, from classifiers, of images, (B,).
+    Classes are of voxels, (B, *shape), or, from classifiers, of images, (B,). Values, (B,), are in
+    the unit of the task's ``value``.
     """
-    network = network_of(experiment)
+    network, task = network_of(experiment), experiment.task
     load_weights(network, weights)
     with torch.no_grad():
-        classes: npt.NDArray[np.int64] = network.eval()(images).argmax(1).numpy()
+        found = network.eval()(images)
+    if isinstance(task, RegressionTask):
+        values: npt.NDArray[np.float64] = found.squeeze(1).double().numpy()
+        return values * task.scale + task.offset
+    classes: npt.NDArray[np.int64] = found.argmax(1).numpy()
     return classes

@@ -26,7 +26,7 @@ from federation.errors import FederationError
 from federation.exclusions import NO_LEDGER, Exclusion, keep_exclusion, one_at_a_time
 from federation.files import private_folder, sync_folder, write_atomically
 from federation.ledger.forms import check_text
-from federation.originals import StillThere, still_there
+from federation.originals import StillThere, drop_from_mirrors, still_there
 from federation.site import Site
 from federation.site_config import PARTS, Part
 from federation.site_data import SiteData
@@ -42,7 +42,8 @@ class Excluded:
     Attributes:
         already: The subject had been excluded before.
         num_scans: Scans that were in the cache.
-        still_there: The site's own files, and mirrors of PACS, that hold the subject as before.
+        still_there: The site's own files that hold the subject as before, and folders that could
+            not be looked through.
     """
 
     subject: str
@@ -121,6 +122,13 @@ def _finish(site: SiteData) -> None:
                     f"{site.name}: no round samples the subject from now on, but the {part} cache "
                     f"could not be cleaned. {error} Then give the command again."
                 ) from error
+        try:
+            drop_from_mirrors(site)
+        except DataError as error:
+            raise FederationError(
+                f"{site.name}: no round samples the subject from now on, but a copy of a PACS may "
+                f"still hold them. {error} Then give the command again."
+            ) from error
         if isinstance(site, Site):
             _note(site, exclusion)
 

@@ -20,6 +20,7 @@ class Declared:
         image_shape: Voxels along (z,) y, x.
         classifies: Labels are one class an image, else one a voxel.
         cap: Most images of one subject.
+        values: Labels are one number an image.
     """
 
     image_shape: tuple[int, ...]
@@ -27,6 +28,7 @@ class Declared:
     num_classes: int
     classifies: bool
     cap: int
+    values: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class MadeUp:
 
     Attributes:
         images: float32 (images, channels, *shape).
-        labels: uint8 class indices: (images, *shape) of voxels, or (images,).
+        labels: uint8 class indices: (images, *shape) of voxels, or (images,); float32 values.
     """
 
     images: torch.Tensor
@@ -91,6 +93,15 @@ KINDS: tuple[tuple[str, Fill], ...] = (
 )
 
 
+# What tables hold after scaling, and what a slip of the pen makes of it.
+_VALUES: tuple[Callable[[torch.Generator, int], torch.Tensor], ...] = (
+    lambda generator, number: torch.randn(number, generator=generator),
+    lambda _, number: torch.zeros(number),
+    lambda generator, number: 1e4 * torch.randn(number, generator=generator),
+    lambda _, number: torch.full((number,), -3.0),
+)
+
+
 def make_up(declared: Declared, number: int, num_images: int) -> MadeUp:
     """Return made-up subject ``number``: always the same one, of the kind that its number names.
 
@@ -100,6 +111,8 @@ def make_up(declared: Declared, number: int, num_images: int) -> MadeUp:
     generator = torch.Generator().manual_seed(number)
     shape = (num_images, declared.num_channels, *declared.image_shape)
     images = KINDS[number % len(KINDS)][1](shape, generator)
+    if declared.values:
+        return MadeUp(images, _VALUES[number % len(_VALUES)](generator, num_images))
     labelled = (num_images,) if declared.classifies else (num_images, *declared.image_shape)
     labels = torch.randint(declared.num_classes, labelled, generator=generator)
     if number % 4 == 3:  # Images of one class alone, as a scan without a lesion is.

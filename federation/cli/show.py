@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from math import isfinite, isinf
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
@@ -28,12 +29,13 @@ from federation.experiment import Experiment
 from federation.messages import RoundFinished
 
 if TYPE_CHECKING:
-    from data_adapters.ingest import IngestReport
+    from data_adapters.ingest import IngestReport, Stage
     from federation.run import Quote, RunSummary
     from federation.site import Part, Site
 
 # A task's score, as people know it.
-SCORES = {"dice": "Dice", "auc": "AUC"}
+SCORES = {"dice": "Dice", "auc": "AUC", "mae": "Mean absolute error"}
+_LOWER = " (lower is better)"
 
 _progress = Console(stderr=True)
 _results = Console()
@@ -70,16 +72,17 @@ def layout_progress() -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
-def ingest_progress() -> Iterator[Callable[[str, "Part", int, int], None]]:
-    """Show each site's ingest as a bar of its own."""
+def ingest_progress() -> Iterator[Callable[[str, "Part", "Stage", int, int], None]]:
+    """Show each stage of each site's ingest as a bar of its own."""
     with _bars() as bars:
         tasks: dict[str, Any] = {}
 
-        def update(site: str, part: "Part", done: int, total: int) -> None:
-            name = f"Checking {site} ({part})"
+        def update(site: str, part: "Part", stage: "Stage", done: int, total: int) -> None:
+            name = f"{stage.capitalize()} {site} ({part})"
             if name not in tasks:
-                tasks[name] = bars.add_task(name, total=total)
-            bars.update(tasks[name], completed=done, total=total)
+                tasks[name] = bars.add_task(name, total=None)
+            # While it is not known how much there is, a bar that only moves.
+            bars.update(tasks[name], completed=done, total=total or None)
 
         yield update
 
@@ -177,9 +180,10 @@ def run_progress(
 
 
 def _round_line(experiment: Experiment, event: RoundFinished) -> str:
-    name = experiment.task.score
-    scores = [s[name] for s in event.scores.values() if name in s]
-    mean = f", {SCORES[name]} on public subjects {sum(scores) / len(scores):.3f}" if scores else ""
+    task = experiment.task
+    scores = [s[task.score] for s in event.scores.values() if task.score in s]
+    mean = f", {SCORES[task.score]} on public subjects {fmean(scores):.3f}" if scores else ""
+    mean += _LOWER if scores and task.lower_is_better else ""
     refused = "".join(f", {site} refused: {code}" for site, code in event.refused.items())
     returned = f"{len(event.returned)} sites returned" if event.round else "before training"
     return f"round {event.round} of {experiment.algorithm.rounds}: {returned}{mean}{refused}"
@@ -189,7 +193,8 @@ def _standing(
     experiment: Experiment, sites: Sequence["Site"], event: RoundFinished | None
 ) -> Table:
     table, name = Table(), experiment.task.score
-    for heading in ("site", "this round", f"{SCORES[name]} (public)", "epsilon spent", "of"):
+    how = "public, lower is better" if experiment.task.lower_is_better else "public"
+    for heading in ("site", "this round", f"{SCORES[name]} ({how})", "epsilon spent", "of"):
         table.add_column(heading)
     for site in sites:
         score = event.scores.get(site.name, {}).get(name, float("nan")) if event else float("nan")
@@ -254,8 +259,10 @@ def summary_table(summary: "RunSummary") -> None:
     means = (three_digits(before), three_digits(after))
     table.add_row(f"all {subjects} public subjects", *means, "", "")
     _results.print(table)
+    lower = "; lower is better" if summary.experiment.task.lower_is_better else ""
     _results.print(
-        f"{score} is on subjects that each site declares public; epsilon is the filter's state."
+        f"{score} is on subjects that each site declares public{lower}; epsilon is the filter's "
+        "state."
     )
     for line in _next_steps(summary):
         _results.print(line, soft_wrap=True, highlight=False)
@@ -289,6 +296,7 @@ def summary_json(summary: "RunSummary") -> None:
         "mlflow": summary.store,
         "verify": summary.verify_command,
         "score": summary.experiment.task.score,
+        "lower_is_better": summary.experiment.task.lower_is_better,
         "before": _number(summary.mean_score("before")),
         "after": _number(summary.mean_score("after")),
         "sites": [

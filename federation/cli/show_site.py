@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from math import isinf
 from typing import Any
 
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from data_adapters.ingest import IngestReport
+from data_adapters.ingest import IngestReport, Stage
 from federation.cli import show
 from federation.evidence import RunAudit
 from federation.readiness import BudgetFound, Readiness
@@ -39,10 +40,10 @@ def as_json(value: dict[str, Any]) -> None:
 
 
 @contextmanager
-def progress(site: str) -> Iterator[Callable[[Part, int, int], None]]:
-    """Show one bar for each part of the data, with rate and time left, on stderr."""
+def progress(site: str) -> Iterator[Callable[[Part, Stage, int, int], None]]:
+    """Show one bar for each stage of each part of the data, with rate and time left, on stderr."""
     with show.ingest_progress() as update:
-        yield lambda part, done, total: update(site, part, done, total)
+        yield partial(update, site)
 
 
 # Ingest

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,8 +68,8 @@ EXCLUDE_HELP = """Take one subject out of the data set, for good.
 The subject leaves the cache and is in no further round; later ingests keep them out. The ledger
 notes that somebody was excluded (nobody's identifier), and you see which experiments had used the
 earlier data. Approvals of those end: approve again to go on. Another issuer, crosswalk or folder
-name brings nobody back. Your own images and mirrors of a PACS are not touched: those that still
-hold the subject are named.
+name brings nobody back. Copies in the mirror of a PACS are deleted and not fetched again. Your own
+images are not touched: folders that still hold the subject are named.
 
 \b
 Examples:
@@ -226,17 +227,12 @@ def ingest(site_file: SiteFile, workers: Workers = 1, as_json: AsJson = False) -
     reports = {}
     with show_site.progress(data.name) as progress:
         for part in data.parts:
-            tell = _of_part(progress, part)
-            reports[part] = data.ingest(part, tell, workers=workers)
+            reports[part] = data.ingest(part, partial(progress, part), workers=workers)
     if as_json:
         show_site.ingested_json(data, reports)
     else:
         show_site.ingested(data, reports)
     data.check_subjects()
-
-
-def _of_part(progress: Any, part: Any) -> Any:
-    return lambda done, total: progress(part, done, total)
 
 
 @app.command(help=EXCLUDE_HELP)

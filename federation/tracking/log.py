@@ -209,6 +209,8 @@ def _staged(model: TrackedModel, folder: Path) -> dict[str, str]:
     shutil.copyfile(Path(__file__).with_name("served_model.py"), files["code"])
     files["weights"].write_bytes(weights_to_bytes(model.weights))
     description = {"spec": dict(model.spec), "classes": list(model.classes)}
+    if model.value is not None:
+        description["value"] = dict(model.value)
     files["model"].write_text(json.dumps(description, indent=1), encoding="utf-8")
     return {name: str(path) for name, path in files.items()}
 

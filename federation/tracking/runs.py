@@ -18,12 +18,14 @@ class TrackedModel:
         spec: A ``models.specs`` spec as JSON values.
         classes: Class names; predictions are indices into them.
         input_example: Synthetic or public, never protected: x_BCHW or x_BCDHW, float32.
+        value: Of a regression, what is learned and its ``scale`` and ``offset``; no classes then.
     """
 
     spec: Mapping[str, Any]
     classes: tuple[str, ...]
     weights: Weights
     input_example: npt.NDArray[np.float32]
+    value: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

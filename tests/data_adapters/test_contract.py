@@ -201,8 +201,8 @@ class SourceContract:
     def test_progress_counts_scans(self, source, put_many, take_in):
         put_many([("P-1", 0), ("P-2", 1)])
         seen = []
-        take_in(source, progress=lambda done, total: seen.append((done, total)))
-        assert seen == [(1, 2), (2, 2)]
+        take_in(source, progress=lambda *told: seen.append(told))
+        assert seen == [("checking", 1, 2), ("checking", 2, 2)]
 
     def test_a_changed_voxel_changes_the_root(self, source, put, take_in, tmp_path, example):
         put()

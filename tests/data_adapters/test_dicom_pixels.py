@@ -8,7 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, generate_frames
 
 from data_adapters import DicomReader, dicom_pixels
 from data_adapters.errors import DataError
@@ -220,10 +220,41 @@ def test_lossy_pixels_are_what_pydicom_makes_of_them(name, tmp_path):
     np.testing.assert_array_equal(DicomReader().read(path)[0][0][0], expected)
 
 
-def test_what_no_listed_decoder_reads_is_refused(tmp_path):
-    """Lossy 12-bit JPEG needs libjpeg under the GPL."""
-    dataset = pydicom.dcmread(test_file("JPGExtended.dcm"))
-    path = save(as_radiograph(dataset), tmp_path / "image.dcm")
+@pytest.mark.parametrize("name", ["JPGExtended.dcm", "JPEG-lossy.dcm"])
+def test_lossy_12_bit_jpeg_is_close_to_the_same_image_without_loss(name, tmp_path):
+    """Two values are those of pydicom's tests of libjpeg; the lossless one is its own file."""
+    path = save(as_radiograph(pydicom.dcmread(test_file(name))), tmp_path / "image.dcm")
+    found = DicomReader().read(path)[0][0][0].astype(int)
+    assert (found[420, 140], found[230, 120]) == (244, 95)
+    original = pydicom.dcmread(test_file("JPEG-LL.dcm")).pixel_array.astype(int)
+    assert found.shape == original.shape == (1024, 256)
+    assert np.abs(found - original).mean() < 3 and np.abs(found - original).max() < 40
+
+
+def cut_short(frame):
+    return frame[: len(frame) // 2]
+
+
+def of_another_width(frame):
+    start = frame.index(b"\xff\xc1") + 7
+    return frame[:start] + b"\x00\xff" + frame[start + 2 :]
+
+
+def of_eight_bits(frame):
+    start = frame.index(b"\xff\xc1") + 4
+    return frame[:start] + b"\x08" + frame[start + 1 :]
+
+
+def without_a_frame(frame):
+    return frame[:2] + frame[-2:]
+
+
+@pytest.mark.parametrize("damage", [cut_short, of_another_width, of_eight_bits, without_a_frame])
+def test_a_damaged_12_bit_jpeg_is_refused(damage, tmp_path):
+    dataset = as_radiograph(pydicom.dcmread(test_file("JPGExtended.dcm")))
+    frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
+    dataset.PixelData = encapsulate([damage(frame)])
+    path = save(dataset, tmp_path / "image.dcm")
     with pytest.raises(DataError) as caught:
         DicomReader().read(path)
     assert caught.value.code == "UNDECODABLE_PIXELS"

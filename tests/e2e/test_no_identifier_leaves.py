@@ -5,52 +5,23 @@ copied. ``tests/leaks`` opens every container and knows the spellings; it is tes
 """
 
 import contextlib
-import functools
 import hashlib
 import io
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
-import federation.run
-from federation.cli.app import main
 from federation.errors import FederationError
-from federation.flower.grid import LocalGrid
 from federation.run import approve, ingest_sites, open_sites, run_experiment
 from tests.conftest import edit
 from tests.experiments import tiny_experiment
 from tests.leaks import Searcher, Token, search_bytes, search_folder
 from tests.leaks.planting import ARCHIVE, IN_DICOM, IN_OME_ZARR, lay_out, source_of
+from tests.leaks.runs import Ran, check_clean, recorded, typed
 
 SITES = {"clinic": "dicom", "lab": "ome_zarr", "depot": "ome_zarr"}
 TOKENS = tuple(dict.fromkeys(IN_DICOM + IN_OME_ZARR))
-
-
-@dataclass
-class Ran:
-    """What a run was made from and what it left."""
-
-    folder: Path
-    names: tuple[str, ...]
-    screen: str = ""
-    wire: bytes = b""
-
-    @property
-    def out(self) -> Path:
-        return self.folder / "out"
-
-    def site(self, name: str) -> Path:
-        return self.folder / "sites" / name
-
-    def state(self, name: str) -> Path:
-        return self.site(name) / "state"
-
-    @property
-    def site_files(self) -> list[Path]:
-        return [self.site(name) / "site.yaml" for name in self.names]
 
 
 def written(folder: Path, *names: str) -> Ran:
@@ -73,39 +44,6 @@ def ran(tmp_path_factory) -> Ran:
     with pytest.MonkeyPatch.context() as patch, recorded(patch, done):
         done.screen += typed(patch, arguments)
     return done
-
-
-@contextlib.contextmanager
-def recorded(patch, done):
-    """Keep the bytes of every message between hub and sites, and who sent them."""
-    messages = []
-
-    def record(direction, site, data):
-        messages.append(f"\n{direction} {site}\n".encode() + data)
-
-    patch.setattr(federation.run, "LocalGrid", functools.partial(LocalGrid, recorder=record))
-    yield
-    done.wire += b"".join(messages)
-
-
-def typed(patch, arguments, status=0):
-    """Run the command line here and return all that it shows."""
-    patch.setattr(sys, "argv", ["cohortium", *arguments])
-    screen = io.StringIO()
-    with contextlib.redirect_stdout(screen), contextlib.redirect_stderr(screen):
-        try:
-            main()
-        except SystemExit as stopped:
-            assert (stopped.code or 0) == status, screen.getvalue()
-    return screen.getvalue()
-
-
-def places(hits):
-    return [f"{hit.token.text!r} as {hit.form!r} in {hit.where}" for hit in hits]
-
-
-def check_clean(hits):
-    assert not hits, "\n".join(places(hits))
 
 
 @pytest.mark.parametrize("name", SITES)

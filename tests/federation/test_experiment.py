@@ -78,7 +78,7 @@ def classifying(**changes):
 
 def test_classification_is_cross_entropy_unless_said_and_never_of_voxels():
     assert classifying().loss.kind == "cross_entropy"
-    with pytest.raises(ValidationError, match="'dice_ce' is for voxels"):
+    with pytest.raises(ValidationError, match="'dice_ce' does not fit a task of class"):
         classifying(loss={"kind": "dice_ce"})
 
 

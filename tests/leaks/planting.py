@@ -96,7 +96,7 @@ def lay_out(folder: Path, site: str, kind: str, *, num_training: int = 3) -> Pat
         assert f"path: {part}," in text
         text = text.replace(f"path: {part},", f"path: {json.dumps(str(archive / part))},")
     place.site_file.write_text(text)
-    plant = _plant_dicom if kind == "dicom" else _plant_ome_zarr
+    plant = plant_dicom if kind == "dicom" else _plant_ome_zarr
     for subject in sorted(path for path in archive.glob("*/*") if path.is_dir()):
         plant(subject)
     return place.path
@@ -120,7 +120,7 @@ def _write(place: SiteFolder, part: str, number: int) -> None:
     place.write_scan((part, identifier), 0, image_zyx=image, labels_zyx=labels, affine_ras=affine)
 
 
-def _plant_dicom(subject: Path) -> None:
+def plant_dicom(subject: Path) -> None:
     """Rewrite one subject's files, then rename them and their folders."""
     for number, path in enumerate(sorted(subject.rglob("*.dcm"))):
         header = pydicom.dcmread(path)

@@ -33,7 +33,11 @@ class TestMirror:
         done = []
         notes = mirror(source, lambda *count: done.append(count))
         assert contents(source) == sorted(pacs.objects.values())
-        assert done == [(1, 3), (2, 3), (3, 3)]
+        assert done[0] == (0, 0) and done[-1] == (15, 15)
+        here, expected = zip(*done, strict=True)
+        assert list(here) == sorted(here) and set(range(16)) == set(here)
+        assert all(have <= of for have, of in done)
+        assert 3 in expected, "the service announced no numbers: one a study, until it is listed"
         assert notes == ("The query finds 3 studies: 15 files were fetched, 0 were there already.",)
         assert any("transfer-syntax=*" in value for value in pacs.seen["Accept"])
 
