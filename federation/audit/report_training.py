@@ -9,7 +9,7 @@ from federation.audit.report import BoardReport, ExperimentAccount, Share, SiteA
 from federation.audit.report_html import chip, facts, folded, letter, table
 from federation.audit.report_plots import Curve, bar, plot
 from federation.audit.report_records import Approval, Point, day_of
-from federation.experiment import Experiment, SegmentationTask
+from federation.experiment import Experiment, RegressionTask, SegmentationTask
 from federation.ledger.filter import BudgetPolicy
 from federation.ledger.keys import fingerprint_of
 
@@ -68,10 +68,13 @@ def _document(document: Experiment) -> str:
 
 def _what(document: Experiment) -> str:
     task, rounds = document.task, document.algorithm.rounds
-    names = [words.text(task.shown(name)) for name in task.classes]
-    if isinstance(task, SegmentationTask):
-        does, names = "a network that outlines", names[1:]
+    if isinstance(task, RegressionTask):
+        does, names = "a network that estimates", [words.text(task.value)]
+    elif isinstance(task, SegmentationTask):
+        does = "a network that outlines"
+        names = [words.text(task.shown(name)) for name in task.classes[1:]]
     else:
+        names = [words.text(task.shown(name)) for name in task.classes]
         does = "a network that tells apart"
     shown = names[:_MOST_CLASSES]
     more = [f"{len(names) - len(shown)} more"] if len(names) > len(shown) else []

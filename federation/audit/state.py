@@ -92,6 +92,7 @@ class Replay:
     Attributes:
         against: For each topic, the first problem that speaks against it.
         records: Those that could be read, by line number from 0.
+        sound_to: Newest record up to which every one follows, and is signed.
         keys: From which record on each key signs, hex, oldest first.
         spent: What everything charged has cost, by dp-accounting.
         permits: The newest approval of each experiment; ``open_permits`` those that did not end.
@@ -114,6 +115,7 @@ class Replay:
     notes: list[str] = field(default_factory=list)
     genesis: Record | None = None
     records: dict[int, Record] = field(default_factory=dict)
+    sound_to: int = -1
     head: Record | None = None
     keys: list[tuple[int, str]] = field(default_factory=list)
     spent: Spent | None = None

@@ -212,8 +212,11 @@ def _compare_ledgers(replays: Sequence[Replay]) -> None:
 
 
 def _forked(one: Replay, other: Replay) -> bool:
-    """Tell whether two copies of one ledger differ before the shorter one's end."""
-    shared = min(max(one.records, default=-1), max(other.records, default=-1))
+    """Tell whether the site has signed two continuations of one ledger.
+
+    Only what is whole counts: anybody can write a record under somebody else's ledger.
+    """
+    shared = min(one.sound_to, other.sound_to)
     ends = [replay.records[shared].hash for replay in (one, other) if shared in replay.records]
     return len(set(ends)) > 1
 

@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from federation.cli.show import epsilon
-from federation.experiment import Experiment
+from federation.experiment import Experiment, RegressionTask
 from federation.ledger.entries import Terms
 from federation.ledger.filter import PoissonGaussian
 from federation.ledger.records import Record
@@ -45,12 +45,17 @@ def _what(experiment: Experiment, terms: Terms) -> list[tuple[str, str]]:
         ("purpose", experiment.purpose),
         ("data use", str(experiment.data_use)),
         ("signed by", terms.author or "nobody"),
-        ("task", f"{experiment.task.kind}: {', '.join(experiment.task.classes)}"),
+        ("task", f"{experiment.task.kind}: {_learnt(experiment)}"),
         ("network", experiment.model.kind),
         ("rounds", f"{algorithm.rounds} of {algorithm.steps_per_round} steps ({algorithm.kind})"),
         ("software", f"{versions}  {terms.software}"),
         ("data", f"as they are now: {terms.commitment}"),
     ]
+
+
+def _learnt(experiment: Experiment) -> str:
+    task = experiment.task
+    return task.value if isinstance(task, RegressionTask) else ", ".join(task.classes)
 
 
 def _cost(plan: PrivacyPlan, quote: Quote, terms: Terms) -> list[tuple[str, str]]:

@@ -302,8 +302,6 @@ class FilterState:
         after = self.after(event)
         if after.num_unprotected and not policy.allow_unprotected:
             return False
-        if isinstance(event, Unprotected):
-            return True
         return after._protected_epsilon(policy) <= policy.epsilon
 
     def _protected_epsilon(self, policy: BudgetPolicy) -> float:

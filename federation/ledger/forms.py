@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from math import isfinite
 from typing import Any
 
@@ -100,7 +101,22 @@ check_seq = count_to(10**9)
 check_round = count_to(10**6)
 
 check_fingerprint = matches("SHA256:[A-Za-z0-9+/]{43}", "SHA256: and 43 characters")
-check_time = matches(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "a UTC time")
+
+
+def check_time(value: Any) -> None:
+    """Accept a UTC time to the second that the calendar has, as ``2026-11-27T20:23:00Z``.
+
+    Raises:
+        ValueError: Anything else.
+    """
+    _looks_like_a_time(value)
+    try:
+        datetime.strptime(value, "%Y-%m-%dT%H:%M:%SZ")
+    except ValueError as error:
+        raise ValueError("expected a UTC time that the calendar has") from error
+
+
+_looks_like_a_time = matches(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "a UTC time")
 
 
 def optional(check: Check) -> Check:

@@ -35,6 +35,7 @@ def conclude(
 
     Raises:
         Refused: ``not_approved``: no such run; ``equivocation``: closed with other content.
+        LedgerError: It was closed before, under a key that was replaced since.
     """
     body = {
         "experiment_digest": experiment_digest,
@@ -51,6 +52,11 @@ def conclude(
             record = ledger.chain.append("closing", body)
         if dict(record.body) != body:
             raise Refused("equivocation", "the run was closed with other content")
+        if book.rotated > record.seq:
+            raise LedgerError(
+                "The run was closed under the site's earlier key, and what that signed is not kept "
+                "here. The hub has it."
+            )
         return _closing(book, record, ledger.chain.key)
 
 

@@ -51,6 +51,15 @@ def test_a_fork_contradicts_both_of_its_arms(sites, said):
     assert said(texts) == [CONTRADICTED] * 2
 
 
+def test_a_fork_that_the_site_has_not_signed_accuses_nobody(sites, said):
+    north, west = copy.deepcopy(sites.books["north"]), sites.books["west"]
+    del north.records[9:]
+    north.key = west.first_key
+    north.note("purge")
+    texts = {"a": sites.texts()["north"], "b": text_of(north.records), **NOTHING}
+    assert said(texts) == [VERIFIED, CONTRADICTED]
+
+
 def test_two_populations_of_one_site_are_two_ledgers(sites, said):
     other = site_begun_anew(sites.books["north"], "legs")
     texts = {**sites.texts(), "other": text_of(other.records)}

@@ -206,6 +206,7 @@ def test_a_newer_approval_replaces_the_reservation_of_the_same_experiment(world)
         {"charges": 0},
         {"charges": -1},
         {"expires": "tomorrow"},
+        {"expires": "2027-02-29T00:00:00Z"},
         {"leaves": ("a\nb",)},
         {"author": "me"},
     ],

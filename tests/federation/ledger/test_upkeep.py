@@ -123,6 +123,16 @@ class TestKeys:
         with pytest.raises(LedgerError, match="key that signed it was replaced"):
             Ledger.open(world.ledger.path, new).stored_release(charge)
 
+    def test_a_run_that_was_closed_under_an_earlier_key_is_not_signed_anew(self, world, tmp_path):
+        world.approve()
+        world.charge()
+        end(world)
+        new = SiteKey.create(tmp_path / "new")
+        rotate(world.ledger, new)
+        world.ledger = Ledger.open(world.ledger.path, new)
+        with pytest.raises(LedgerError, match="earlier key"):
+            end(world)
+
 
 class Restored:
     """A site with a mark on other storage, whose state folder was restored from a backup."""
@@ -300,6 +310,13 @@ def test_after_a_recovery_that_passes_the_limit_nothing_more_is_charged(world):
     assert world.ledger.spent_epsilon > 7.9
     with pytest.raises(PrivacyBudgetError):
         world.approve(charges=1)
+
+
+def test_unprotected_rounds_do_not_fit_where_the_limit_is_passed_either(tmp_path, world):
+    policy = BudgetPolicy.of(8.0, 1e-5, allow_unprotected=True)
+    past = FilterState().after_all([world.event.times(13), Unprotected()])
+    assert not past.admits(policy, Unprotected())
+    assert FilterState().after(world.event.times(12)).admits(policy, Unprotected())
 
 
 def test_unprotected_releases_that_were_forgotten_make_epsilon_infinite(tmp_path, world):
