@@ -5,10 +5,10 @@ moves a step no further than a subject with one.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from opacus.optimizers import DPOptimizer
-from torch import nn
 
 from federation.privacy.plan import PrivacyPlan
 from federation.privacy.random import Randomness
@@ -100,9 +100,8 @@ class SubjectOptimizer(DPOptimizer):
         for some in _few_together(self.params):
             sums = torch.cat([parameter.summed_grad.reshape(-1).cpu() for parameter in some])
             noise = self._randomness.gaussians(len(sums)) * self._plan.noise_stddev
-            parts = sums.add_(torch.from_numpy(noise)).split(
-                [parameter.numel() for parameter in some]
-            )
+            sums += torch.from_numpy(noise)
+            parts = sums.split([parameter.numel() for parameter in some])
             for parameter, part in zip(some, parts, strict=True):
                 shaped = part.view(parameter.shape)
                 parameter.grad = shaped.to(device=parameter.device, dtype=parameter.dtype)
@@ -150,12 +149,12 @@ def subject_norms(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
     return squared.sqrt()
 
 
-def _few_together(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+def _few_together(parameters: Sequence[Any]) -> Iterator[list[Any]]:
     """Yield parameters in order, so many together that drawing their noise pays: a public choice.
 
     A network has many small tensors, and each draw costs as much as some thousand numbers.
     """
-    some: list[nn.Parameter] = []
+    some: list[Any] = []
     held = 0
     for parameter in parameters:
         some.append(parameter)
