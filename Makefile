@@ -1,11 +1,12 @@
 # make install  makes .venv with the tested versions;  make demo  runs the main job;  make test  the suite;
 # make bench-data  compares the data layer with raw limits and peers;  make bench-privacy  what privacy costs;
 # make bench-ledger  charges beside bare durable writes, and how long 100,000 records take to verify.
-# make utility  trains centralised, federated and alone, without and with privacy, and draws docs/utility.svg.
+# make utility  trains centralised, federated and alone, without and with privacy, and draws docs/utility.svg;
+# make utility-trials  what else was tried.
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: install demo test bench-data bench-privacy bench-ledger utility lint types clean
+.PHONY: install demo test bench-data bench-privacy bench-ledger utility utility-trials lint types clean
 
 install: .venv/.installed
 
@@ -29,8 +30,16 @@ bench-privacy: install
 bench-ledger: install
 	$(BIN)/python -m tests.benchmarks.bench_ledger
 
+UTILITY := $(BIN)/python -m tests.benchmarks.utility --out runs/utility --report docs
+PNEUMONIA := --data ../shared/data/pneumoniamnist.npz
+
 utility: install
-	$(BIN)/python -m tests.benchmarks.utility --data ../shared/data/pneumoniamnist.npz --out runs/utility --report docs
+	$(UTILITY) $(PNEUMONIA)
+	$(UTILITY) --data-set hippocampus --data ../shared/data/hippocampus
+
+utility-trials: install
+	$(UTILITY) $(PNEUMONIA) --arrangements federated --levels 8 --seeds 1 \
+		--variants augmentation "weight standardisation" dp_adam
 
 lint: install
 	$(BIN)/ruff check .

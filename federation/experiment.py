@@ -262,13 +262,16 @@ class FedAvg(_Grown):
         steps_per_round: Optimiser steps at each site in each round.
         retries: Repeats of lost rounds that each site pays for beforehand: a repeat draws fresh
             noise, so that it costs what a round costs.
+        ema_decay: The model of a run is the exponential moving average of its rounds' models, each
+            older one counting this much less. Training goes on from the newest. 0: the newest.
         min_sites: A round with fewer valid updates ends the run with an error.
     """
 
-    added: ClassVar[tuple[str, ...]] = ("retries",)
+    added: ClassVar[tuple[str, ...]] = ("retries", "ema_decay")
     kind: Literal["fedavg"] = "fedavg"
     rounds: Annotated[int, Field(ge=1, le=10_000)]
     retries: Annotated[int, Field(ge=0, le=1_000)] = 0
+    ema_decay: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
     steps_per_round: Annotated[int, Field(ge=1, le=100_000)]
     min_sites: Annotated[int, Field(ge=1, le=1_000)] = 1
 

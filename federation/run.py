@@ -278,6 +278,7 @@ def run_experiment(
             weights=initial_weights(experiment),
             rounds=experiment.algorithm.rounds,
             min_sites=experiment.algorithm.min_sites,
+            ema_decay=experiment.algorithm.ema_decay,
             on_event=after_round,
         )
     except RunStoppedError as stopped:

@@ -45,6 +45,38 @@ def server_step(
     return {name: _stepped(name, weights[name], updates) for name in weights}
 
 
+def average_step(
+    average: Weights, weights: Weights, *, decay: float, num_averaged: int
+) -> dict[str, npt.NDArray[np.float32]]:
+    """Return the average of the models so far with one more taken into it.
+
+    An exponential moving average: the newest model counts 1, the one before ``decay``, then
+    ``decay`` squared, divided by the sum of these, so that neither the first weights nor a start
+    at zero are in it. Noise of single rounds averages out. It is post-processing of what sites
+    released, and training goes on from ``weights``.
+
+    Args:
+        average: Of the ``num_averaged`` models before; not looked at if there is none.
+        decay: From 0, the newest model alone, to below 1.
+
+    >>> one, four = {"w": np.float32([1])}, {"w": np.float32([4])}
+    >>> average_step(one, four, decay=0.5, num_averaged=1)
+    {'w': array([3.], dtype=float32)}
+    """
+    # 1 / (1 + decay + decay^2 + ...), of the terms that there are.
+    share = 1 / sum(decay**age for age in range(num_averaged + 1))
+    if share == 1.0:
+        return dict(weights)
+    return {name: _between(average[name], weights[name], share) for name in weights}
+
+
+def _between(
+    old: npt.NDArray[np.float32], new: npt.NDArray[np.float32], share: float
+) -> npt.NDArray[np.float32]:
+    mixed = (1 - share) * old.astype(np.float64) + share * new.astype(np.float64)
+    return np.asarray(mixed, dtype=np.float32)
+
+
 def _stepped(
     name: str, start: npt.NDArray[np.float32], updates: Mapping[str, Weights]
 ) -> npt.NDArray[np.float32]:

@@ -22,7 +22,7 @@ class RunResult:
     """What a run left behind.
 
     Attributes:
-        weights: The model after the last round.
+        weights: The model after the last round: the average of the rounds' models.
         events: Round 0 (before training) and one per round.
         receipts: Of every update that was averaged, as JSON values, by round and site name.
         descriptions: Of the sites that took part, in name order.
@@ -60,6 +60,7 @@ def run_rounds(  # noqa: PLR0913 - one complete run, all by keyword
     weights: Weights,
     rounds: int,
     min_sites: int,
+    ema_decay: float = 0.0,
     on_event: Watcher | None = None,
     attempt: int = 1,
     timeout_s: float = DEFAULT_TIMEOUT_S,
@@ -68,6 +69,7 @@ def run_rounds(  # noqa: PLR0913 - one complete run, all by keyword
 
     Args:
         run: Run id, 8 to 64 hex digits.
+        ema_decay: Of the moving average of the rounds' models; 0 takes the newest.
         timeout_s: Longest wait for the replies to one question, in seconds.
 
     Raises:
@@ -79,15 +81,16 @@ def run_rounds(  # noqa: PLR0913 - one complete run, all by keyword
         experiment_digest=experiment_digest,
         run=run,
         min_sites=min_sites,
+        ema_decay=ema_decay,
         attempt=attempt,
         on_event=on_event,
         timeout_s=timeout_s,
     )
     try:
-        arrays = _started(strategy, grid, records.from_weights(weights), rounds)
+        _start(strategy, grid, records.from_weights(weights), rounds)
     except FederationError as error:
         raise RunStoppedError(str(error), strategy) from error
-    trained = records.to_weights(arrays)
+    trained = dict(weights) if strategy.model is None else strategy.model
     strategy.finish(grid, trained)
     return RunResult(
         trained,
@@ -112,11 +115,10 @@ def server_app(*, on_result: Callable[[RunResult], None], **run: Any) -> ServerA
     return app
 
 
-def _started(strategy: CohortStrategy, grid: Grid, arrays: ArrayRecord, rounds: int) -> ArrayRecord:
+def _start(strategy: CohortStrategy, grid: Grid, arrays: ArrayRecord, rounds: int) -> None:
     with quiet_flower():
         strategy.begin(grid, arrays)
-        result = strategy.start(grid, arrays, num_rounds=rounds, timeout=strategy.timeout_s)
-    return result.arrays if rounds else arrays
+        strategy.start(grid, arrays, num_rounds=rounds, timeout=strategy.timeout_s)
 
 
 @contextmanager

@@ -45,6 +45,7 @@ class CohortStrategy(Strategy):
     Args:
         run: Run id, 8 to 64 hex digits; sites bind what they charge to it.
         min_sites: A round with fewer valid updates ends the run with ``FederationError``.
+        ema_decay: Of the moving average of the rounds' models, which is what is scored.
         attempt: Raised when a run repeats rounds that a site lost.
         on_event: Called after each round.
         timeout_s: Longest wait for descriptions, in seconds.
@@ -56,6 +57,7 @@ class CohortStrategy(Strategy):
         experiment_digest: str,
         run: str,
         min_sites: int,
+        ema_decay: float = 0.0,
         attempt: int = 1,
         on_event: Watcher | None = None,
         timeout_s: float = 3600.0,
@@ -65,6 +67,7 @@ class CohortStrategy(Strategy):
         self._experiment_digest = experiment_digest
         self._run = run
         self._min_sites = min_sites
+        self._ema_decay = ema_decay
         self._attempt = attempt
         self._on_event = on_event
         self.timeout_s = timeout_s
@@ -72,6 +75,8 @@ class CohortStrategy(Strategy):
         self._request: TrainRequest | None = None
         self._returned: tuple[str, ...] = ()
         self._refused: dict[str, str] = {}
+        self._average: Weights | None = None
+        self._num_averaged = 0
         self.events: list[RoundFinished] = []
         self.receipts: list[dict[str, object]] = []
         self.closings: list[dict[str, object]] = []
@@ -80,6 +85,14 @@ class CohortStrategy(Strategy):
     def descriptions(self) -> tuple[Description, ...]:
         """Statements of the sites that take part, in name order."""
         return () if self._cohort is None else tuple(self._cohort.sites.values())
+
+    @property
+    def model(self) -> Weights | None:
+        """The average of the rounds' models; None before the first round.
+
+        Flower's own ``Result`` has the newest weights, from which training goes on.
+        """
+        return self._average
 
     def begin(self, grid: Grid, arrays: ArrayRecord) -> None:
         """Find out who takes part and score the first weights: round 0.
@@ -158,6 +171,7 @@ class CohortStrategy(Strategy):
             details = {**cohort.details, **answers.details}
             raise FederationError(self._too_few(f"Round {server_round}", "an update", details))
         weights = fedavg.server_step(request.weights, updates)
+        self._take_into_average(weights)
         return records.from_weights(weights), MetricRecord({"num_sites": len(updates)})
 
     def configure_evaluate(
@@ -167,11 +181,13 @@ class CohortStrategy(Strategy):
         config: ConfigRecord,  # noqa: ARG002 - Flower's signature
         grid: Grid,
     ) -> list[Message]:
-        """Ask every site of the cohort to score these weights on its public subjects."""
+        """Ask every site of the cohort to score the model on its public subjects.
+
+        That is the average of the rounds' models; before the first round, these weights.
+        """
         cohort = self._join(grid)
-        request = EvaluateRequest(
-            self._experiment_digest, self._run, server_round, records.to_weights(arrays)
-        )
+        model = records.to_weights(arrays) if self._average is None else self._average
+        request = EvaluateRequest(self._experiment_digest, self._run, server_round, model)
         content = wire.encode_evaluate_request(request)
         return addressed(
             grid, cohort.sites, content, MessageType.EVALUATE, round_number=server_round
@@ -195,6 +211,13 @@ class CohortStrategy(Strategy):
     def summary(self) -> None:
         """Log what this strategy asks for (part of Flower's contract)."""
         _log.info("Equal weights, at least %d sites a round.", self._min_sites)
+
+    def _take_into_average(self, weights: Weights) -> None:
+        before = weights if self._average is None else self._average
+        self._average = fedavg.average_step(
+            before, weights, decay=self._ema_decay, num_averaged=self._num_averaged
+        )
+        self._num_averaged += 1
 
     def _join(self, grid: Grid) -> Cohort:
         if self._cohort is None:

@@ -4,7 +4,8 @@ One gradient sample is the mean gradient over one subject's images, so a subject
 moves a step no further than a subject with one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from opacus.optimizers import DPOptimizer
@@ -16,6 +17,8 @@ from federation.privacy.random import Randomness
 _INSIDE = 1.0 - 1e-6
 # Numbers that are turned into float64 at a time: they and their float64 stay in a core's cache.
 _BLOCK = {"cpu": 1 << 17, "cuda": 1 << 23}
+# Tensors whose noise is drawn together hold about so many numbers.
+_DRAWN_TOGETHER = 1 << 17
 
 
 class SubjectOptimizer(DPOptimizer):
@@ -94,11 +97,14 @@ class SubjectOptimizer(DPOptimizer):
 
     def add_noise(self) -> None:
         """Add N(0, (noise_multiplier x clip_norm)^2) to every coordinate, in float64 on the CPU."""
-        for parameter in self.params:
-            summed = parameter.summed_grad
-            noise = self._randomness.gaussians(summed.numel()) * self._plan.noise_stddev
-            noised = summed.cpu() + torch.from_numpy(noise).view(summed.shape)
-            parameter.grad = noised.to(device=parameter.device, dtype=parameter.dtype)
+        for some in _few_together(self.params):
+            sums = torch.cat([parameter.summed_grad.reshape(-1).cpu() for parameter in some])
+            noise = self._randomness.gaussians(len(sums)) * self._plan.noise_stddev
+            sums += torch.from_numpy(noise)
+            parts = sums.split([parameter.numel() for parameter in some])
+            for parameter, part in zip(some, parts, strict=True):
+                shaped = part.view(parameter.shape)
+                parameter.grad = shaped.to(device=parameter.device, dtype=parameter.dtype)
 
     @property
     def accumulated_iterations(self) -> int:
@@ -141,6 +147,23 @@ def subject_norms(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
         for block in _blocks(_rows(gradient)):
             squared += _in_float64(block).square_().sum(1)
     return squared.sqrt()
+
+
+def _few_together(parameters: Sequence[Any]) -> Iterator[list[Any]]:
+    """Yield parameters in order, so many together that drawing their noise pays: a public choice.
+
+    A network has many small tensors, and each draw costs as much as some thousand numbers.
+    """
+    some: list[Any] = []
+    held = 0
+    for parameter in parameters:
+        some.append(parameter)
+        held += parameter.numel()
+        if held >= _DRAWN_TOGETHER:
+            yield some
+            some, held = [], 0
+    if some:
+        yield some
 
 
 def _add_weighted(total: torch.Tensor, rows: torch.Tensor, factors: torch.Tensor) -> None:

@@ -10,15 +10,19 @@ import pytest
 from federation import steps
 from federation.privacy.plan import make_plan
 from tests.benchmarks import utility
-from tests.benchmarks.utility_report import cells, section
+from tests.benchmarks.utility_report import cells, section, tried
 from tests.benchmarks.utility_runs import (
-    STUDIES,
+    DECAYS,
     Job,
     Outcome,
+    average,
     gradients_computed,
     jobs,
+    models_of_rounds,
     unspent,
 )
+from tests.benchmarks.utility_studies import STUDIES
+from tests.experiments import tiny_experiment
 from tests.federation.demo.test_pneumonia import write_npz
 
 LEVELS = (None, 8.0, 3.0, 1.0)
@@ -57,16 +61,25 @@ def test_a_tiny_table_is_computed_once_and_written_down(tmp_path: Path, capsys) 
     assert all(0 <= one["score"] <= 1 for one in found)
     document = json.loads((tmp_path / "docs" / "utility.json").read_text())
     assert len(document["runs"]) == len(document["sections"][0]["records"]) == 4
-    assert {one["job"]["gradients"] for one in [*found, *document["runs"]]} == {"batched"}
+    assert {one["job"]["gradients"] for one in [*found, *document["runs"]]} == {"one-by-one"}
+    federated = [one for one in found if one["job"]["arrangement"] == "federated"]
+    # Of one round, every average is that round's model.
+    assert all(set(one["averaged"].values()) == {one["score"]} for one in federated)
     picture = (tmp_path / "docs" / "utility.svg").read_text()
     assert "epsilon 8" in picture
-    assert "gradients under privacy: batched" in picture
+    assert "gradients under privacy: one-by-one" in picture
     capsys.readouterr()
     utility.main(asked)
     assert (tmp_path / "out" / utility.RESULTS).read_text().splitlines() == lines
     shown = capsys.readouterr().out
+    elsewhere = [
+        str(tmp_path / "elsewhere") if one == str(tmp_path / "out") else one for one in asked
+    ]
+    utility.main([*elsewhere, "--known", str(tmp_path / "docs" / "utility.json")])
+    assert not (tmp_path / "elsewhere" / utility.RESULTS).exists()
     assert "PneumoniaMNIST: AUC" in shown
-    assert "batched, not as shipped" in shown
+    assert "one subject at a time, as shipped" in shown
+    assert "what else was tried" in shown
 
 
 @pytest.mark.parametrize("study", STUDIES)
@@ -113,16 +126,59 @@ def test_a_line_from_before_gradients_were_written_counts_as_batched() -> None:
     assert Outcome.from_json(values).job.gradients == "batched"
 
 
-def test_only_pneumonia_is_batched_unless_it_is_asked_for() -> None:
-    asks = ["--data", "d", "--out", "o", "--data-set"]
-    assert utility._arguments([*asks, "pneumonia"]).gradients == "batched"
-    assert utility._arguments([*asks, "hippocampus"]).gradients == "one-by-one"
-    asked = utility._arguments([*asks, "pneumonia", "--gradients", "one-by-one"])
-    assert {job.gradients for job in utility._wanted(asked)} == {"one-by-one"}
-    # The other study's runs in the same file are reported by what is usual there.
-    other = Job("hippocampus", "federated", None, 8.0, 0)
-    assert utility._is_reported(other, asked)
-    assert not utility._is_reported(outcome(0.9, gradients="batched").job, asked)
+@pytest.mark.parametrize("study", STUDIES)
+def test_what_ships_is_measured_unless_the_batched_way_is_asked_for(study: str) -> None:
+    asks = ["--data", "d", "--out", "o", "--data-set", study]
+    assert {job.gradients for job in utility._wanted(utility._arguments(asks))} == {"one-by-one"}
+    asked = utility._arguments([*asks, "--gradients", "batched"])
+    ways = {(job.epsilon is None, job.gradients) for job in utility._wanted(asked)}
+    assert ways == {(True, "one-by-one"), (False, "batched")}
+    one = outcome(0.9, study=study).job
+    assert not utility._is_reported(one, asked)
+    assert utility._is_reported(replace(one, gradients="batched"), asked)
+    assert utility._is_reported(replace(one, epsilon=None), asked)
+    # The other study's runs in the same file are reported as they ship.
+    (other,) = STUDIES.keys() - {study}
+    assert utility._is_reported(replace(one, study=other), asked)
+
+
+def test_without_privacy_there_is_one_way_whatever_was_written() -> None:
+    values = outcome(0.9, epsilon=None, gradients="batched").to_json()
+    assert Outcome.from_json(values).job.gradients == "one-by-one"
+
+
+@pytest.mark.parametrize("variant", STUDIES["pneumonia"].variants)
+def test_a_variant_is_the_study_with_what_it_names_changed(variant: str) -> None:
+    usual = Job("pneumonia", "federated", None, 8.0, 0)
+    changed = replace(usual, variant=variant)
+    before, after = usual.experiment(), changed.experiment()
+    (key,) = STUDIES["pneumonia"].variants[variant]
+    assert getattr(before, key) != getattr(after, key)
+    assert before.model_copy(update={key: getattr(after, key)}) == after
+    assert make_plan(before) == make_plan(after)
+    assert variant in str(changed)
+
+
+def test_what_was_tried_is_in_a_table_of_its_own() -> None:
+    base = [replace(outcome(0.9), averaged={f"{d:g}": 0.91 for d in DECAYS})]
+    shifted = outcome(0.95, variant="augmentation")
+    (cell,) = cells([*base, shifted])
+    assert cell.scores == (0.9,)
+    rows = dict(tried("pneumonia", [*base, shifted]).lines)
+    assert rows["as in the table above"] == "0.900 ± 0.000 (1)"
+    assert rows["augmentation"] == "0.950 ± 0.000 (1)"
+    assert rows["the same runs, ema_decay 0.5"] == "0.910 ± 0.000 (1)"
+    assert not tried("pneumonia", [outcome(0.9)]).lines
+
+
+def test_a_runs_averages_are_what_the_same_run_with_ema_decay_keeps(sites, tmp_path: Path) -> None:
+    from federation.run import approve, run_experiment
+
+    experiment = tiny_experiment(ema_decay=0.5)
+    approve(experiment, sites, approver="test")
+    kept = run_experiment(experiment, sites, out=tmp_path / "out").weights
+    found = average(models_of_rounds(experiment, sites), 0.5)
+    assert all(np.array_equal(kept[name], found[name]) for name in kept)
 
 
 def test_the_shipped_gradients_are_back_after_a_batched_run() -> None:
@@ -180,7 +236,6 @@ def test_a_run_starts_from_an_unspent_ledger_and_leaves_the_site_alone(
     federation: Path, tmp_path: Path
 ) -> None:
     from federation.run import approve, open_sites, quote
-    from tests.experiments import tiny_experiment
 
     site_file = federation / "north-hospital" / "site.yaml"
     ledger = site_file.parent / "state" / "ledger.jsonl"

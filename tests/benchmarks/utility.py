@@ -18,19 +18,20 @@ from typing import Any
 
 from rich.console import Console
 
-from tests.benchmarks.utility_report import draw, section
+from tests.benchmarks.utility_report import draw, section, tried
 from tests.benchmarks.utility_runs import (
     ARRANGEMENTS,
     GRADIENTS,
-    STUDIES,
     Job,
     Outcome,
     carry_out,
     jobs,
     prepare,
 )
+from tests.benchmarks.utility_studies import STUDIES
 
 RESULTS = "results.jsonl"
+SHIPPED = "one-by-one"
 LIBRARIES = ("cohortium", "torch", "monai", "opacus")
 
 
@@ -40,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console = Console(width=asked.width)
     asked.out.mkdir(parents=True, exist_ok=True)
     results, wanted = asked.out / RESULTS, list(_wanted(asked))
-    known = [outcome for outcome in read(results) if outcome.is_current]
+    every = [*reported(asked.known), *read(results)]
+    known = list({outcome.job: outcome for outcome in every if outcome.is_current}.values())
     there = {outcome.job for outcome in known}
     missing = [job for job in wanted if job not in there]
     if missing:
@@ -55,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _is_reported(job: Job, asked: argparse.Namespace) -> bool:
-    usual = STUDIES[job.study].gradients
-    wanted = asked.gradients if job.study == asked.data_set else usual
+    shown = asked.gradients if job.study == asked.data_set else SHIPPED
+    wanted = SHIPPED if job.epsilon is None else shown
     return job.rounds == asked.rounds and job.gradients == wanted
 
 
@@ -68,6 +70,7 @@ def _wanted(asked: argparse.Namespace) -> Iterator[Job]:
         num_seeds=asked.seeds,
         rounds=asked.rounds,
         gradients=asked.gradients,
+        variants=asked.variants or ("",),
     )
 
 
@@ -82,6 +85,14 @@ def read(results: Path) -> list[Outcome]:
         except json.JSONDecodeError:
             continue
     return outcomes
+
+
+def reported(report: Path | None) -> list[Outcome]:
+    """Return the runs of an earlier report."""
+    if report is None:
+        return []
+    runs = json.loads(report.read_text(encoding="utf-8"))["runs"]
+    return [Outcome.from_json(run) for run in runs]
 
 
 def _outcomes(missing: Sequence[Job], asked: argparse.Namespace) -> Iterator[Outcome]:
@@ -104,7 +115,12 @@ def in_new_folder(job: Job, folder: Path) -> Outcome:
 
 
 def _report(console: Console, report: Path | None, outcomes: Sequence[Outcome]) -> None:
-    sections = [section(name, outcomes) for name in sorted({o.job.study for o in outcomes})]
+    sections = [
+        part
+        for name in sorted({outcome.job.study for outcome in outcomes})
+        for part in (section(name, outcomes), tried(name, outcomes))
+        if part.lines
+    ]
     for one in sections:
         one.show(console)
     if report is None:
@@ -128,6 +144,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, required=True, help="sites and results; kept for reruns"
     )
+    parser.add_argument("--known", type=Path, help="a utility.json whose runs are not done again")
     parser.add_argument("--data-set", choices=STUDIES, default="pneumonia")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0 to this less one (3)")
     parser.add_argument(
@@ -139,17 +156,22 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--gradients",
         choices=GRADIENTS,
+        default=SHIPPED,
         help="of subjects under privacy. one-by-one is what ships; batched has the same noise and "
         "accounting and gradients equal to 1e-5, and is faster: only for published images, where "
-        "nobody attacks (docs/decisions/0009). Default: batched for pneumonia, else one-by-one",
+        "nobody attacks (docs/decisions/0009)",
+    )
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        choices=sorted({name for study in STUDIES.values() for name in study.variants}),
+        help="of the study's settings, in place of them",
     )
     parser.add_argument("--rounds", type=int, help="in place of the configs': shows that it works")
     parser.add_argument("--processes", type=int, default=2, help="runs side by side (2)")
     parser.add_argument("--report", type=Path, help="folder for utility.json and utility.svg")
     parser.add_argument("--width", type=int, default=150, help="of the tables, in characters")
-    asked = parser.parse_args(arguments)
-    asked.gradients = asked.gradients or STUDIES[asked.data_set].gradients
-    return asked
+    return parser.parse_args(arguments)
 
 
 def _level(text: str) -> float | None:

@@ -2,13 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from tests.benchmarks.tables import Section
-from tests.benchmarks.utility_runs import ARRANGEMENTS, STUDIES, Arrangement, Outcome
+from tests.benchmarks.utility_runs import ARRANGEMENTS, DECAYS, Arrangement, Outcome
+from tests.benchmarks.utility_studies import STUDIES
 
 MEANT = {
     "centralised": "one site holds everything",
@@ -50,13 +51,15 @@ class Cell:
         return f"{self.mean:.3f} ± {self.deviation:.3f} ({len(self.scores)})"
 
 
-def cells(outcomes: Sequence[Outcome]) -> list[Cell]:
+def cells(outcomes: Sequence[Outcome], variant: str = "") -> list[Cell]:
     """Return the means of what was run; of local training, seeds that lack a site are left out."""
     by_place: defaultdict[Place, defaultdict[int, list[float]]] = defaultdict(
         lambda: defaultdict(list)
     )
     for outcome in outcomes:
         job = outcome.job
+        if job.variant != variant:
+            continue
         by_place[job.study, job.arrangement, job.epsilon][job.seed].append(outcome.score)
     found = []
     for (study, arrangement, epsilon), seeds in by_place.items():
@@ -107,6 +110,39 @@ def section(study: str, outcomes: Sequence[Outcome]) -> Section:
             *(f"gradients under privacy: {GRADIENTS_MEAN[how]}" for how in _ways(study, outcomes)),
         ),
     )
+
+
+def tried(study: str, outcomes: Sequence[Outcome]) -> Section:
+    """Return what else was tried, in federated training, beside the study's own settings."""
+    own = [o for o in outcomes if o.job.study == study and o.job.arrangement == "federated"]
+    rows = {"as in the table above": cells(own)}
+    rows |= {name: cells(own, name) for name in STUDIES[study].variants}
+    scored = [o for o in own if o.averaged and not o.job.variant]
+    if scored:
+        rows["those that averages were scored of"] = cells(scored)
+    for decay in map("{:g}".format, DECAYS) if scored else ():
+        averages = [replace(o, score=o.averaged[decay]) for o in scored]
+        rows[f"the same runs, ema_decay {decay}"] = cells(averages)
+    rows = {name: found for name, found in rows.items() if found}
+    levels = sorted({cell.epsilon for found in rows.values() for cell in found}, key=_level)
+    return Section(
+        title=f"{STUDIES[study].title}: {score_name(study).upper()}, what else was tried",
+        columns=("", *map(level_name, levels)),
+        records=tuple(
+            record(cell) | {"tried": name} for name, found in rows.items() for cell in found
+        ),
+        lines=tuple(_tried_line(name, found, levels) for name, found in rows.items())
+        if len(rows) > 1
+        else (),
+        notes=("mean ± standard deviation over seeds (number of seeds), federated",),
+    )
+
+
+def _tried_line(
+    name: str, found: Sequence[Cell], levels: Sequence[float | None]
+) -> tuple[str, ...]:
+    by_level = {cell.epsilon: str(cell) for cell in found}
+    return (name, *(by_level.get(level, "-") for level in levels))
 
 
 def _ways(study: str, outcomes: Sequence[Outcome]) -> list[str]:

@@ -1,70 +1,29 @@
 """The runs behind the table of utility: which there are, and one carried out on fresh ledgers."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, get_args
 
 from federation.configs_folder import config_path
-from federation.demo.hippocampus import lay_out_hippocampus
-from federation.demo.pneumonia import lay_out_pneumonia
 from federation.experiment import Experiment, load_experiment
+from federation.messages import Weights
+from federation.site import Site
+from tests.benchmarks.utility_studies import NUM_SITES, STUDIES, Study
 
 Arrangement = Literal["centralised", "federated", "local"]
 ARRANGEMENTS: tuple[Arrangement, ...] = get_args(Arrangement)
+# One-by-one is what ships.
 Gradients = Literal["one-by-one", "batched"]
 GRADIENTS: tuple[Gradients, ...] = get_args(Gradients)
 # Of small images, 64 subjects at a time take half as long a subject as 8.
 AT_A_TIME = 64
-NUM_SITES = 3
+# Decays of the moving averages that a federated run's models are scored by as well.
+DECAYS = (0.3, 0.5, 0.7, 0.9)
 SITES, POOLED = "sites", "pooled"
-
-
-@dataclass(frozen=True)
-class Study:
-    """A published data set and its two experiments.
-
-    Args:
-        lay_out: Writes sites from (data, folder, whether one site holds everything).
-        learning_rates: By epsilon, in place of the private experiment's, which is tuned for
-            epsilon 8: more noise wants smaller steps.
-        gradients: How they are computed unless it is asked otherwise; one-by-one is what ships.
-    """
-
-    name: str
-    title: str
-    config: str
-    private_config: str
-    lay_out: Callable[[Path, Path, bool], object]
-    learning_rates: Mapping[float, float] = field(default_factory=dict)
-    gradients: Gradients = "one-by-one"
-
-
-def _pneumonia(data: Path, out: Path, pooled: bool) -> None:
-    lay_out_pneumonia(data, out, num_sites=1 if pooled else NUM_SITES, allow_unprotected=True)
-
-
-def _hippocampus(data: Path, out: Path, pooled: bool) -> None:
-    lay_out_hippocampus(data, out, pooled=pooled, allow_unprotected=True)
-
-
-STUDIES = {
-    study.name: study
-    for study in (
-        Study(
-            "pneumonia",
-            "PneumoniaMNIST",
-            "pneumonia",
-            "pneumonia-private",
-            _pneumonia,
-            learning_rates={1.0: 0.5},
-            gradients="batched",
-        ),
-        Study("hippocampus", "Hippocampus", "hippocampus", "hippocampus-private", _hippocampus),
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -77,6 +36,7 @@ class Job:
         seed: Of the initial weights. Sampling and noise are never seeded.
         rounds: In place of the experiment's.
         gradients: How those of subjects are computed under privacy.
+        variant: Of the study's, tried in place of its own settings.
     """
 
     study: str
@@ -86,6 +46,7 @@ class Job:
     seed: int
     rounds: int | None = None
     gradients: Gradients = "one-by-one"
+    variant: str = ""
 
     def experiment(self) -> Experiment:
         """Return the study's experiment at this epsilon and seed, for this number of sites.
@@ -105,6 +66,9 @@ class Job:
             usual = base.optimizer.learning_rate
             rate = study.learning_rates.get(self.epsilon, usual)
             values["optimizer"]["learning_rate"] = rate
+        for key, change in study.variants[self.variant].items() if self.variant else ():
+            # What has a kind is another thing of its sort, with settings of its own.
+            values[key] = change if "kind" in change else values.get(key, {}) | change
         return Experiment.model_validate(values)
 
     def _config(self, study: Study) -> str:
@@ -122,7 +86,8 @@ class Job:
     def __str__(self) -> str:
         where = self.arrangement if self.site is None else f"{self.arrangement} {self.site + 1}"
         level = "no privacy" if self.epsilon is None else f"epsilon {self.epsilon:g}"
-        return f"{self.study}, {where}, {level}, seed {self.seed}"
+        variant = f", {self.variant}" if self.variant else ""
+        return f"{self.study}, {where}, {level}{variant}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -132,6 +97,7 @@ class Outcome:
     Args:
         experiment: Its digest: a run with other settings is another run.
         score: Of the last round's weights on all public subjects, of whatever site.
+        averaged: Of moving averages of the same run's models, by decay.
     """
 
     job: Job
@@ -139,6 +105,7 @@ class Outcome:
     score: float
     num_scored: int
     seconds: float
+    averaged: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -146,8 +113,14 @@ class Outcome:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Outcome":
-        """Read what ``to_json`` gave; runs from before ``gradients`` was written were batched."""
-        return cls(**(values | {"job": Job(**({"gradients": "batched"} | values["job"]))}))
+        """Read what ``to_json`` gave; runs from before ``gradients`` was written were batched.
+
+        Without privacy there is one way, whatever was written.
+        """
+        job = Job(**({"gradients": "batched"} | values["job"]))
+        if job.epsilon is None:
+            job = replace(job, gradients="one-by-one")
+        return cls(**(values | {"job": job}))
 
     @property
     def is_current(self) -> bool:
@@ -163,14 +136,16 @@ def jobs(
     num_seeds: int,
     rounds: int | None = None,
     gradients: Gradients = "one-by-one",
+    variants: Sequence[str] = ("",),
 ) -> Iterator[Job]:
     """Yield every run, seed by seed, so that an interrupted table has whole seeds."""
-    for seed in range(num_seeds):
-        for arrangement in arrangements:
-            for level in levels:
-                whole = Job(study, arrangement, None, level, seed, rounds, gradients)
-                alone = [replace(whole, site=site) for site in range(NUM_SITES)]
-                yield from alone if arrangement == "local" else [whole]
+    for seed, arrangement, variant, level in product(
+        range(num_seeds), arrangements, variants, levels
+    ):
+        how = "one-by-one" if level is None else gradients
+        whole = Job(study, arrangement, None, level, seed, rounds, how, variant)
+        alone = [replace(whole, site=site) for site in range(NUM_SITES)]
+        yield from alone if arrangement == "local" else [whole]
 
 
 def carry_out(job: Job, folder: Path, work: Path) -> Outcome:
@@ -190,9 +165,48 @@ def carry_out(job: Job, folder: Path, work: Path) -> Outcome:
     with gradients_computed(job.gradients):
         weights = run_experiment(experiment, sites, out=work / "run").weights
     (everybody,) = open_sites([unspent(path, work / "all") for path in pooled_file(folder)])
-    found = score(experiment, weights, open_dataset(experiment, everybody, "public"))
-    value, count = found[experiment.task.score], int(found["num_subjects"])
-    return Outcome(job, experiment.digest(), value, count, perf_counter() - started)
+    public = open_dataset(experiment, everybody, "public")
+    found, name = score(experiment, weights, public), experiment.task.score
+    averaged = {}
+    if job.arrangement == "federated":
+        models = models_of_rounds(experiment, sites)
+        averaged = {
+            f"{decay:g}": score(experiment, average(models, decay), public)[name]
+            for decay in DECAYS
+        }
+    taken = perf_counter() - started
+    return Outcome(
+        job, experiment.digest(), found[name], int(found["num_subjects"]), taken, averaged
+    )
+
+
+def models_of_rounds(experiment: Experiment, sites: Sequence[Site]) -> list[Weights]:
+    """Return the model of each round, from what the sites' outboxes keep."""
+    from federation.algorithms.fedavg import server_step
+    from federation.training import initial_weights
+    from models.weights import weights_from_bytes
+
+    weights, models = initial_weights(experiment), []
+    for number in range(1, experiment.algorithm.rounds + 1):
+        updates = {}
+        for site in sites:
+            (charge,) = (
+                one for one in site.ledger._current().charges.values() if one.key.round == number
+            )
+            updates[site.name] = weights_from_bytes(site.ledger.stored_release(charge)[0])
+        weights = server_step(weights, updates)
+        models.append(weights)
+    return models
+
+
+def average(models: Sequence[Weights], decay: float) -> Weights:
+    """Return what a run with this ``ema_decay`` keeps of these rounds' models."""
+    from federation.algorithms.fedavg import average_step
+
+    kept = models[0]
+    for number, model in enumerate(models):
+        kept = average_step(kept, model, decay=decay, num_averaged=number)
+    return kept
 
 
 @contextmanager

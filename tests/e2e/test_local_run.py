@@ -52,15 +52,34 @@ def test_the_average_of_the_receipted_updates_is_the_model(approved_sites, tmp_p
     from federation.training import initial_weights
 
     summary = run_experiment(tiny_experiment(), approved_sites, out=tmp_path / "out")
-    weights = {n: w.astype(np.float64) for n, w in initial_weights(tiny_experiment()).items()}
+    _, last = models_from_outboxes(initial_weights(tiny_experiment()), approved_sites)
+    for name, value in summary.weights.items():
+        np.testing.assert_allclose(value, last[name], atol=1e-6)
+
+
+def test_a_run_with_a_moving_average_keeps_the_average_of_what_its_rounds_released(sites, tmp_path):
+    from federation.training import initial_weights
+
+    experiment = tiny_experiment(ema_decay=0.5)
+    approve(experiment, sites, approver="test")
+    summary = run_experiment(experiment, sites, out=tmp_path / "out")
+    first, last = models_from_outboxes(initial_weights(experiment), sites)
+    for name, value in summary.weights.items():
+        np.testing.assert_allclose(value, (first[name] + 2 * last[name]) / 3, atol=1e-6)
+        assert not np.allclose(value, last[name], atol=1e-6)
+
+
+def models_from_outboxes(weights, sites):
+    """Return the models of two rounds, from what the sites released."""
+    models = []
     for number in (1, 2):
         updates = []
-        for site in approved_sites:
+        for site in sites:
             charge = next(c for c in charges(site) if c.key.round == number)
             updates.append(weights_from_bytes(site.ledger.stored_release(charge)[0]))
         weights = {n: w + np.mean([u[n] for u in updates], axis=0) for n, w in weights.items()}
-    for name, value in summary.weights.items():
-        np.testing.assert_allclose(value, weights[name], atol=1e-6)
+        models.append(weights)
+    return models
 
 
 def charges(site):

@@ -70,6 +70,26 @@ def test_each_new_setting_changes_the_digest_and_survives_a_trip_as_json():
     assert len(digests) == 1 + len(EVERYTHING_NEW)
 
 
+def test_an_average_of_rounds_is_part_of_the_digest_and_costs_nothing():
+    averaged = tiny_experiment(ema_decay=0.5)
+    assert averaged.digest() != tiny_experiment().digest()
+    assert make_plan(averaged) == make_plan(tiny_experiment())
+    assert tiny_experiment(ema_decay=0.0).digest() == tiny_experiment().digest()
+    with pytest.raises(ValidationError, match="less than 1"):
+        tiny_experiment(ema_decay=1.0)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"clip_norm": "adaptive"}, {"clip_norm": None}, {"adaptive_clip_norm": True}], ids=str
+)
+def test_an_adaptive_clip_norm_is_refused(asked):
+    """Its count query is not built, so nobody could be charged for it."""
+    values = demo_values()
+    values["privacy"] |= asked
+    with pytest.raises(ValidationError, match="clip_norm"):
+        Experiment.model_validate(values)
+
+
 def test_a_flip_along_an_axis_that_is_not_there_is_refused():
     with pytest.raises(ValidationError, match="may name y, x on this input"):
         Experiment.model_validate(demo_values() | {"augment": {"flips": ["z"]}})

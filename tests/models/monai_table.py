@@ -20,6 +20,7 @@ from models.dp_safe import make_dp_safe, summary
 from models.errors import ModelError
 from models.synthetic import Declared, MadeUp
 from tests.models.losses import cross_entropies
+from tests.models.refusals import REFUSED, refusal
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 NUM_CLASSES = 2
@@ -261,6 +262,15 @@ a time ([decisions/0009](decisions/0009-gradient-paths.md)).
 | network | axes | under privacy | layer by layer | vmap |
 |---|---|---|---|---|
 """
+REFUSALS = """
+## What is refused, and why
+
+No network of MONAI's is refused as its constructor makes it. What is refused are weights that came
+with statistics, layers and losses of one's own, and what an experiment asks for:
+
+| what | it says |
+|---|---|
+"""
 FOOT = """
 Written by `python -m tests.models.monai_table` with MONAI {monai}: each network small, at its
 default normalisation, VNet at a quarter of its width, {draws} draws of the guard. A test compares
@@ -279,7 +289,16 @@ def document(rows: list[str]) -> str:
     import monai
 
     version = monai.__version__.split("+")[0]
-    return HEAD + "\n".join(rows) + "\n" + FOOT.format(monai=version, draws=DRAWS)
+    refused = "\n".join(refusal(name) for name in REFUSED)
+    return (
+        HEAD
+        + "\n".join(rows)
+        + "\n"
+        + REFUSALS
+        + refused
+        + "\n"
+        + FOOT.format(monai=version, draws=DRAWS)
+    )
 
 
 if __name__ == "__main__":

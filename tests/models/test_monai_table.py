@@ -3,6 +3,7 @@
 import pytest
 
 from tests.models.monai_table import CANDIDATES, DOCUMENT, document, row
+from tests.models.refusals import REFUSED, refusal
 
 COMMITTED = DOCUMENT.read_text() if DOCUMENT.exists() else ""
 ROWS = [line for line in COMMITTED.splitlines() if line.startswith("| ")]
@@ -12,6 +13,11 @@ ROWS = [line for line in COMMITTED.splitlines() if line.startswith("| ")]
 @pytest.mark.parametrize("candidate", CANDIDATES, ids=lambda candidate: candidate.name)
 def test_the_committed_table_has_what_the_network_does(candidate, dims):
     assert row(candidate, dims, draws=1) in ROWS
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_the_committed_table_says_what_is_refused_in_todays_words(name):
+    assert refusal(name) in ROWS
 
 
 def test_the_committed_document_is_what_the_module_writes():

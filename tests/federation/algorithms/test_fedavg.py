@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.algorithms.fedavg import client_step, server_step
+from federation.algorithms.fedavg import average_step, client_step, server_step
 
 finite = st.floats(-(2.0**100), 2.0**100, width=32)
 
@@ -67,3 +67,44 @@ def test_names_shapes_order_and_type_are_kept():
 def test_no_update_is_an_error_not_a_round():
     with pytest.raises(ValueError, match="no update to average"):
         server_step(as_weights([0.0]), {})
+
+
+def averaged(models, decay):
+    average = {}
+    for number, model in enumerate(models):
+        average = average_step(average, model, decay=decay, num_averaged=number)
+    return average
+
+
+@given(
+    st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=12),
+    st.floats(0, 0.99),
+)
+def test_the_average_weighs_each_older_model_by_one_more_decay(values, decay):
+    found = averaged([as_weights([value]) for value in values], decay)["w"][0]
+    ages = decay ** np.arange(len(values))[::-1]
+    # It is kept in float32 from round to round.
+    allowed = 1e-6 * max(1e-30, *map(abs, values), 0.0)
+    assert abs(found - np.average(values, weights=ages)) <= allowed
+
+
+def test_without_decay_the_average_is_the_newest_model_bit_for_bit():
+    newest = as_weights([0.1, -0.0, 1e-40])
+    found = averaged([as_weights([1e30, 5.0, 7.0]), newest], 0.0)
+    assert found["w"].tobytes() == newest["w"].tobytes()
+
+
+def test_the_first_model_is_its_own_average():
+    first = as_weights([3.0, 4.0])
+    assert averaged([first], 0.9)["w"].tobytes() == first["w"].tobytes()
+
+
+def test_an_average_of_equal_models_is_that_model():
+    same = as_weights([0.1, 7.3])
+    np.testing.assert_allclose(averaged([same] * 30, 0.9)["w"], same["w"], rtol=1e-6)
+
+
+def test_averaging_leaves_what_it_was_given():
+    one, two = as_weights([1.0]), as_weights([3.0])
+    average_step(one, two, decay=0.5, num_averaged=1)
+    assert (one["w"][0], two["w"][0]) == (1.0, 3.0)

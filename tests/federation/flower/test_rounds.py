@@ -140,6 +140,30 @@ class TestARun:
             over([site("a")], min_sites=0)
 
 
+class TestTheAverage:
+    def test_is_what_is_scored_and_kept_while_training_goes_on_from_the_newest(
+        self, over, site, weights
+    ):
+        trained = site("a")
+        result = over([trained], rounds=3, ema_decay=0.5)
+        start = weights["a.bias"]
+        requests = [request for kind, request in trained.seen if kind == "train"]
+        assert [float((r.weights["a.bias"] - start)[0]) for r in requests] == [0.0, 1.0, 2.0]
+        # Weighed 1 to a half, and 1 to a half to a quarter.
+        expected = [0.0, 1.0, 5 / 3, 17 / 7]
+        assert [event.scores["a"]["dice"] for event in result.events] == pytest.approx(expected)
+        np.testing.assert_allclose(result.weights["a.bias"], start + 17 / 7, rtol=1e-6)
+
+    def test_changes_no_request_and_no_receipt_so_it_costs_nothing(self, over, site):
+        def asked_and_paid(decay):
+            trained = site("a")
+            result = over([trained], rounds=3, ema_decay=decay)
+            requests = [request.digest() for kind, request in trained.seen if kind == "train"]
+            return requests, result.receipts
+
+        assert asked_and_paid(0.0) == asked_and_paid(0.9)
+
+
 BAD_UPDATES = {
     "NaN": changed("a.bias", lambda w: w * np.float32("nan")),
     "infinity": changed("a.bias", lambda w: w * np.float32("inf")),

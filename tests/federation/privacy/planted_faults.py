@@ -111,13 +111,15 @@ class RewoundEachRound(SeededRandomness):
         super().__init__(7)
 
 
-class SameForEachTensor(SeededRandomness):
+class SameForEachTensor(SubjectOptimizer):
     """Each tensor of one step gets the first numbers of one stream."""
 
-    def gaussians(self, count):
-        if not hasattr(self, "_kept") or count > 500:
-            self._kept = super().gaussians(5000)
-        return self._kept[:count]
+    def add_noise(self):
+        longest = max(parameter.numel() for parameter in self.params)
+        noise = torch.from_numpy(self._randomness.gaussians(longest)) * self._plan.noise_stddev
+        for parameter in self.params:
+            mine = noise[: parameter.numel()].view(parameter.shape)
+            parameter.grad = (parameter.summed_grad + mine).to(parameter.dtype)
 
 
 class OneTensorSilent(SubjectOptimizer):
@@ -214,7 +216,7 @@ FAULTS = {
     "shuffling instead of Poisson": Engine(sampler=Shuffled),
     "noise used again in each step": Engine(optimizer=RewoundEachStep),
     "noise used again in each round": Engine(noise=RewoundEachRound),
-    "one noise for all tensors": Engine(noise=SameForEachTensor),
+    "one noise for all tensors": Engine(optimizer=SameForEachTensor),
 }
 
 

@@ -13,7 +13,7 @@ from federation.privacy.gradients import subject_gradient
 from federation.privacy.plan import make_plan
 from federation.privacy.random import SecureRandomness
 from tests.experiments import tiny_experiment
-from tests.federation.privacy.randomness import NoNoise
+from tests.federation.privacy.randomness import NoNoise, SeededRandomness
 
 PLAN = replace(make_plan(tiny_experiment()), clip_norm=1.0, expected_batch=4.0)
 
@@ -210,6 +210,25 @@ def test_the_noise_has_the_plans_deviation_on_every_tensor_also_for_an_empty_bat
     for old, new in zip(before, net.parameters(), strict=True):
         noise = ((old - new) * PLAN.expected_batch / PLAN.noise_stddev).detach().flatten().numpy()
         assert stats.kstest(noise, "norm").pvalue > 1e-6
+
+
+@pytest.mark.parametrize("together", [1, 7, 20, 10**6])
+def test_noise_drawn_for_several_tensors_is_what_each_would_have_drawn_in_turn(
+    monkeypatch, together
+):
+    """Bit for bit, from a source whose numbers do not depend on how many are asked for at once."""
+    monkeypatch.setattr("federation.privacy.engine._DRAWN_TOGETHER", together)
+    net, source = network(), SeededRandomness(3)
+    optimizer = optimizer_for(net, SeededRandomness(3))
+    optimizer.add_subject(gradients_like(1, 0.01))
+    expected = []
+    for parameter in net.parameters():
+        noise = source.gaussians(parameter.numel()) * PLAN.noise_stddev
+        noised = parameter.summed_grad + torch.from_numpy(noise).view(parameter.shape)
+        expected.append((noised.to(parameter.dtype) / PLAN.expected_batch).flatten())
+    found = []
+    optimizer.release_step(lambda: found.extend(p.grad.flatten() for p in net.parameters()))
+    assert torch.equal(torch.cat(found), torch.cat(expected))
 
 
 def test_noise_is_fresh_at_each_step():
