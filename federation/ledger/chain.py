@@ -88,7 +88,8 @@ class ChainFile:
     def append(self, line: bytes) -> None:
         """Write ``line`` at the end and wait until it is on the disk. Call under ``locked``.
 
-        Every complete line must have been read; this one then comes from ``new_lines``.
+        Every complete line must have been read. Who appends knows this one: ``new_lines`` does
+        not give it.
 
         Raises:
             LedgerError: The disk is full or failing; the file is as it was.
@@ -105,6 +106,7 @@ class ChainFile:
                 f"{self.path} could not be written ({error}). Nothing was charged or released. "
                 "Free or repair the disk, then repeat."
             ) from error
+        self._read_to += len(line)
 
     def _cut(self) -> None:
         os.ftruncate(self._descriptor, self._read_to)

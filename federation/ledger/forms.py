@@ -111,7 +111,7 @@ def check_time(value: Any) -> None:
     """
     _looks_like_a_time(value)
     try:
-        datetime.strptime(value, "%Y-%m-%dT%H:%M:%SZ")
+        datetime.fromisoformat(value)
     except ValueError as error:
         raise ValueError("expected a UTC time that the calendar has") from error
 

@@ -137,7 +137,7 @@ class SignedChain:
             self.key, seq=previous.seq + 1, kind=kind, previous=previous.hash, body=body
         )
         self._file.append(record.line)
-        self._read_new()
+        self._fold(record)
         self.keep_mark()
         return record
 
