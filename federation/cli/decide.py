@@ -211,6 +211,7 @@ def recover(  # noqa: PLR0913, PLR0917 - options of a command
     given = [receipt for path in receipts or () for receipt in read_receipts(path)]
     lost = upkeep.missing(site.ledger, given)
     if lost is None:
+        upkeep.recover(site.ledger, by=by or operator(), reason=reason, receipts=given)
         show_decide.say(f"{site.name}: the ledger lacks nothing that anybody here has seen.")
         return
     show_decide.forgotten(site, lost)

@@ -22,7 +22,7 @@ class Book:
         approvals: The newest of each experiment, ended ones, too.
         runs: Experiment of each run that took up an approval.
         closings: Closing record of each run that ended.
-        recovered: Newest record that any recovery knew to be forgotten.
+        recovered: What recoveries have spent.
         merged_into: Ledger that this budget went on in.
     """
 
@@ -40,7 +40,7 @@ class Book:
     losses: set[int] = field(default_factory=set)
     refused: set[tuple[RoundKey, str]] = field(default_factory=set)
     closings: dict[str, Record] = field(default_factory=dict)
-    recovered: int = -1
+    recovered: FilterState = field(default_factory=FilterState)
     merges: dict[str, FilterState] = field(default_factory=dict)
     merged_into: str | None = None
     declaration: Declaration | None = None
@@ -81,6 +81,19 @@ class Book:
             for digest, approval in self.approvals.items()
             if digest != experiment_digest and approval.held is not None
         )
+
+    def unfinished(self) -> dict[str, FilterState]:
+        """Return, by experiment, what is held, and what was charged and has no release or loss."""
+        found = {
+            digest: FilterState().after(approval.held)
+            for digest, approval in self.approvals.items()
+            if approval.held is not None
+        }
+        for charge in self.charges.values():
+            if charge.seq not in self.releases and charge.seq not in self.losses:
+                digest = charge.work.experiment_digest
+                found[digest] = found.get(digest, FilterState()).after(charge.event)
+        return found
 
     def totals_after(self, events: Iterable[Event]) -> list[float]:
         """Return every order's total once ``events`` are charged."""
@@ -175,7 +188,9 @@ class Book:
         self._spend(record, spends)
         for approval in self.approvals.values():
             approval.ended = approval.ended or "recovered"
-        self.recovered = max(self.recovered, record.body["seen_seq"])
+        # What was under way may have been released, and is paid for anew: no second release.
+        self.losses |= self.charged - self.releases.keys()
+        self.recovered = self.recovered.after_all(spends)
 
     def _merge(self, record: Record) -> None:
         """Charge what another population was charged: some of its subjects are in this one."""

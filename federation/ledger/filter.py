@@ -270,9 +270,12 @@ class FilterState:
         return (*noised, *(Unprotected() for _ in range(min(1, self.num_unprotected))))
 
     def beyond(self, other: "FilterState") -> "FilterState":
-        """Return what was charged here and not in ``other``, kind by kind."""
+        """Return what was charged here and not in ``other``, kind by kind.
+
+        One event without noise is as bad as any number of them.
+        """
         steps = {key: count - other.steps.get(key, 0) for key, count in self.steps.items()}
-        unprotected = max(0, self.num_unprotected - other.num_unprotected)
+        unprotected = 0 if other.num_unprotected else min(1, self.num_unprotected)
         return FilterState({key: n for key, n in steps.items() if n > 0}, unprotected)
 
     def covers(self, other: "FilterState") -> bool:

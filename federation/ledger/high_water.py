@@ -6,7 +6,7 @@ back with it, so that the site sees what its ledger has forgotten, and spends it
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +21,31 @@ _KEYS = {
     "seq": check_seq,
     "hash": check_digest,
     "promised": listed(event_from_json, 100_000),
+    "farthest_seq": check_seq,
+    "farthest_hash": check_digest,
 }
 
 
 @dataclass(frozen=True)
 class Mark:
-    """Newest record that was written, and what was spent or promised by then."""
+    """Newest record that was written, and what was spent or promised by then.
+
+    Attributes:
+        farthest_seq, farthest_hash: How far the ledger had ever come: farther than ``seq`` once
+            an older copy was recovered.
+    """
 
     ledger: str
     seq: int
     hash: str
     promised: tuple[Event, ...]
+    farthest_seq: int
+    farthest_hash: str
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
         events = [event.to_json() for event in self.promised]
-        return {"ledger": self.ledger, "seq": self.seq, "hash": self.hash, "promised": events}
+        return {**asdict(self), "promised": events}
 
     @property
     def state(self) -> FilterState:
@@ -66,12 +75,8 @@ class MarkFile:
             raise self._unusable(str(error.strerror)) from error
         except (ValueError, RecursionError) as error:
             raise self._unusable("it is damaged") from error
-        return Mark(
-            value["ledger"],
-            value["seq"],
-            value["hash"],
-            tuple(event_from_json(event) for event in value["promised"]),
-        )
+        promised = tuple(event_from_json(event) for event in value["promised"])
+        return Mark(**{**value, "promised": promised})
 
     def write(self, mark: Mark) -> None:
         """Keep a mark, durable before this returns.

@@ -38,7 +38,7 @@ class Ledger:
         self.outbox = Outbox(path.parent / "outbox")
         with self.chain.locked() as book:
             if not recovering:
-                self.outbox.require_known(book.charges.values(), after=book.recovered)
+                self.outbox.require_known(book.charges.values())
                 self.chain.require_not_behind()
 
     @classmethod
@@ -266,6 +266,7 @@ class Ledger:
             release = book.releases.get(charge.seq)
             if release is None:
                 return None
+            self.chain.require_not_behind()
             payload = self.outbox.payload(charge, release.body["update_digest"])
             return payload, self._receipt(book, charge)
 

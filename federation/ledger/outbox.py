@@ -6,7 +6,7 @@ from pathlib import Path
 
 from federation.canonical import canonical_json, digest_bytes
 from federation.errors import LedgerError
-from federation.files import private_folder, write_atomically
+from federation.files import private_folder, sync_folder, write_atomically
 from federation.ledger.entries import Charge
 from federation.ledger.receipts import Receipt
 
@@ -25,18 +25,13 @@ class Outbox:
         """Return where this charge's receipt lies."""
         return self.payload_path(charge).with_suffix(".receipt.json")
 
-    def require_known(self, charges: Iterable[Charge], *, after: int) -> None:
+    def require_known(self, charges: Iterable[Charge]) -> None:
         """Check that every update in the folder belongs to a charge of the ledger.
-
-        Args:
-            after: Newest record that a recovery has accounted for; updates up to it are known.
 
         Raises:
             LedgerError: One does not: the ledger is older than what was released under it.
         """
-        known = {self.payload_path(charge).name for charge in charges}
-        names = (path.name for path in self._folder.glob("*.update"))
-        unknown = sorted(name for name in names if name not in known and int(name[:8]) > after)
+        unknown = self._unknown(charges)
         if unknown:
             raise LedgerError(
                 f"The outbox holds {len(unknown)} updates that the ledger does not know (first: "
@@ -44,6 +39,20 @@ class Outbox:
                 "Nothing is charged. Restore the newest copy; if there is none, 'cohortium site "
                 "recover SITE.yaml' spends all that may have been released since."
             )
+
+    def set_aside(self, charges: Iterable[Charge]) -> None:
+        """Move what belongs to no charge into a folder of its own, once it is paid for."""
+        aside = self._folder / "forgotten"
+        for name in self._unknown(charges):
+            private_folder(aside)
+            for path in self._folder.glob(f"{name.removesuffix('.update')}.*"):
+                path.replace(aside / path.name)
+            sync_folder(aside)
+            sync_folder(self._folder)
+
+    def _unknown(self, charges: Iterable[Charge]) -> list[str]:
+        known = {self.payload_path(charge).name for charge in charges}
+        return sorted({path.name for path in self._folder.glob("*.update")} - known)
 
     def receipt(self, charge: Charge) -> Receipt | None:
         """Return the receipt as it was signed; None where there is none, or not a whole one."""

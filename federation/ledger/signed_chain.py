@@ -119,6 +119,8 @@ class SignedChain:
                 "that cost. Nothing is charged. Restore the newest copy; if there is none, "
                 "'cohortium site recover SITE.yaml' spends all that may have been released since."
             )
+        if mark.seq < len(self._records) - 1:  # killed, or a full disk, between record and mark
+            self.keep_mark()
 
     def mark(self) -> Mark | None:
         """Return the mark that is kept apart, if there is one."""
@@ -127,9 +129,12 @@ class SignedChain:
     def keep_mark(self) -> None:
         """Write down, apart from the file, how far it has come. Call under ``locked``."""
         if self._mark is not None and self._book is not None:
+            newest, before = self._records[-1], self._mark.read()
+            farthest = (newest.seq, newest.hash)
+            if before is not None and before.farthest_seq > newest.seq:
+                farthest = (before.farthest_seq, before.farthest_hash)
             promised = self._book.promised().events()
-            newest = self._records[-1]
-            self._mark.write(Mark(self._hashes[0], newest.seq, newest.hash, promised))
+            self._mark.write(Mark(self._hashes[0], newest.seq, newest.hash, promised, *farthest))
 
     def _append(self, kind: str, body: Mapping[str, Any]) -> Record:
         previous = self._records[-1]

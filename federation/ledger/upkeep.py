@@ -52,6 +52,7 @@ def conclude(
             record = ledger.chain.append("closing", body)
         if dict(record.body) != body:
             raise Refused("equivocation", "the run was closed with other content")
+        ledger.chain.require_not_behind()
         if book.rotated > record.seq:
             raise LedgerError(
                 "The run was closed under the site's earlier key, and what that signed is not kept "
@@ -130,7 +131,8 @@ def recover(
 ) -> Forgotten | None:
     """Spend everything that an older copy may have forgotten, and unlock it.
 
-    Every open approval ends. None if the copy lacks nothing, and nothing is recorded then.
+    Every open approval ends, and updates that the copy does not know are set aside. None if the
+    copy lacks nothing, and nothing is recorded then.
     """
     with ledger.chain.locked() as book:
         lost = _missing(ledger, book, receipts)
@@ -145,6 +147,7 @@ def recover(
                 "totals": book.totals_after(events),
             }
             ledger.chain.append_recovery(body)
+        ledger.outbox.set_aside(book.charges.values())
         return lost
 
 
@@ -157,6 +160,6 @@ def _missing(ledger: Ledger, book: Book, receipts: Iterable[Receipt]) -> Forgott
         receipt
         for receipt in (*receipts, *ledger.outbox.receipts())
         if receipt.ledger == book.genesis.hash and receipt.verify()
-        if receipt.public_key in book.keys and receipt.charge_seq > book.recovered
+        if receipt.public_key in book.keys
     ]
     return forgotten(book, mark, own)
