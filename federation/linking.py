@@ -18,6 +18,7 @@ from federation.errors import FederationError
 from federation.files import private_folder, write_atomically
 
 Aliases = tuple[str, ...]
+LEDGER = "ledger.jsonl"
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Population:
     """Who is in one protected data set, by keyed hashes.
 
     Attributes:
-        state: The site's state folder: names the ledger.
+        state: The site's state folder.
+        ledger: Hash of its ledger's first record; empty before there is one.
         people: Every name of each subject.
         merged: The ledger has gone on in another, so that nobody has a budget here any more.
     """
@@ -33,8 +35,14 @@ class Population:
     site: str
     dataset: str
     state: str
+    ledger: str
     people: tuple[Aliases, ...]
     merged: bool = False
+
+    def is_of(self, state: Path) -> bool:
+        """Tell whether this is the data set of a state folder, wherever that was before."""
+        ledger = _identity(state)
+        return self.state == _named(state) or (bool(ledger) and self.ledger == ledger)
 
 
 class LinkingFolder:
@@ -46,13 +54,17 @@ class LinkingFolder:
     def keep(self, site: str, dataset: str, state: Path, manifest: Manifest) -> None:
         """Write down who is in a data set now, durable before this returns."""
         people = tuple(sorted({tuple(sorted(scan.aliases)) for scan in manifest.scans}))
-        merged = any(p.merged for p in self._all() if p.state == _named(state))
-        self._write(Population(site, dataset, _named(state), people, merged))
+        for earlier in self._all():
+            if earlier.is_of(state) and earlier.state != _named(state):
+                self._path(earlier).unlink(missing_ok=True)
+        self._write(
+            Population(site, dataset, _named(state), _identity(state), people, _is_merged(state))
+        )
 
     def mark_merged(self, state: Path) -> None:
         """Write down that a data set has no budget of its own any more."""
         for population in self._all():
-            if population.state == _named(state):
+            if population.is_of(state):
                 self._write(Population(**{**population.__dict__, "merged": True}))
 
     def shared(self, state: Path, manifest: Manifest) -> dict[str, int]:
@@ -63,11 +75,10 @@ class LinkingFolder:
         """
         own = {tuple(sorted(scan.aliases)) for scan in manifest.scans}
         found: dict[str, int] = {}
-        every = self._all()
-        if any(one.merged for one in every if one.state == _named(state)):
+        if _is_merged(state):
             return found  # its ledger says so itself, and takes nothing more
-        for other in every:
-            if other.state != _named(state) and not other.merged:
+        for other in self._all():
+            if not other.is_of(state) and not other.merged:
                 count = num_in_both(own, other.people)
                 if count:
                     found[f"{other.dataset} ({other.site}, {other.state})"] = count
@@ -79,9 +90,12 @@ class LinkingFolder:
         return [_read(path) for path in sorted(self.path.glob("*.population.json"))]
 
     def _write(self, population: Population) -> None:
+        private_folder(self.path)
+        write_atomically(self._path(population), canonical_json(asdict(population)) + b"\n")
+
+    def _path(self, population: Population) -> Path:
         name = digest(population.state).removeprefix("sha256:")[:16]
-        path = private_folder(self.path) / f"{name}.population.json"
-        write_atomically(path, canonical_json(asdict(population)) + b"\n")
+        return self.path / f"{name}.population.json"
 
 
 def num_in_both(own: Collection[Aliases], others: Iterable[Aliases]) -> int:
@@ -98,6 +112,22 @@ def num_in_both(own: Collection[Aliases], others: Iterable[Aliases]) -> int:
 
 def _hash(alias: str) -> str:
     return alias.partition(":")[2]
+
+
+def _identity(state: Path) -> str:
+    """Return the hash of the first record of the ledger in a state folder; empty without one."""
+    lines = _ledger_lines(state)
+    return str(json.loads(lines[0])["hash"]) if lines else ""
+
+
+def _is_merged(state: Path) -> bool:
+    lines = _ledger_lines(state)
+    return bool(lines) and b'"kind":"merged"' in lines[-1]
+
+
+def _ledger_lines(state: Path) -> list[bytes]:
+    path = state / LEDGER
+    return path.read_bytes().splitlines() if path.is_file() else []
 
 
 def _named(state: Path) -> str:

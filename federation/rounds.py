@@ -141,6 +141,10 @@ class LocalRounds:
 
     def _charged_update(self, request: TrainRequest) -> tuple[bytes, Receipt]:
         ledger = self._site.ledger
+        key = RoundKey(request.run, request.round, request.attempt)
+        sent = ledger.resend(key, request_digest=request.digest())
+        if sent is not None:
+            return sent
         now = self._site.ingested()
         experiment = self._site.approved(request.experiment_digest, now)
         plan = make_plan(experiment)
@@ -149,7 +153,7 @@ class LocalRounds:
         # stop the round before anybody pays for it. No voxel is read here.
         protected = self._dataset(experiment, "protected", now)
         charge = ledger.charge(
-            RoundKey(request.run, request.round, request.attempt),
+            key,
             request_digest=request.digest(),
             experiment_digest=request.experiment_digest,
             plan_digest=plan.digest(),

@@ -283,6 +283,7 @@ def run_experiment(
         )
     except RunStoppedError as stopped:
         _keep_evidence(out, sites, stopped.receipts)
+        write_json(out / "closings.json", stopped.closings)
         raise
     write_json(out / "closings.json", result.closings)
     write_atomically(out / "model.safetensors", weights_to_bytes(result.weights), mode=0o644)

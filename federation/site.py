@@ -20,9 +20,11 @@ from federation.ledger.entries import Terms
 from federation.ledger.filter import BudgetPolicy, FilterState
 from federation.ledger.keys import SITE_KEY, SiteKey
 from federation.ledger.ledger import Ledger
-from federation.ledger.records import Record, now
+from federation.ledger.records import Record
+from federation.ledger.records import now as now_
 from federation.ledger.signed_chain import signing_key
 from federation.ledger.upkeep import rotate
+from federation.linking import LEDGER
 from federation.messages import Description
 from federation.privacy.plan import PrivacyPlan
 from federation.site_config import Part, SiteConfig, load_site_config
@@ -31,7 +33,6 @@ from federation.software import software_digest
 
 __all__ = ["Part", "Site", "SiteConfig", "load_site_config", "open_site"]
 
-LEDGER = "ledger.jsonl"
 NEXT_KEY = "site-key.next"
 
 
@@ -106,7 +107,7 @@ class Site(SiteData):
     def has_approved(self, experiment: Experiment, plan: PrivacyPlan) -> bool:
         """Tell whether just this was approved, still holds, and no run has taken it up."""
         approval = self.ledger.book.open_approval(experiment.digest())
-        if approval is None or approval.run is not None or approval.expired(now()):
+        if approval is None or approval.run is not None or approval.expired(now_()):
             return False
         given = Terms.of(approval.record.body)
         names = {field.name for field in fields(Permission)}
@@ -165,6 +166,16 @@ class Site(SiteData):
             raise Refused("not_approved", f"no open approval for {experiment_digest}")
         if record.body["hub_key"] is not None:
             raise Refused("not_approved", "the approval is for a hub, and none has signed this")
+        if record.body["leaves"] != list(self.leaves):
+            raise Refused(
+                "not_approved",
+                "the site file lets other things leave than were approved; approve the experiment "
+                "again, or put the file back",
+            )
+        if record.body["expires"] is not None and now_() > record.body["expires"]:
+            raise Refused("not_approved", f"the approval expired at {record.body['expires']}")
+        if self.config.authors and record.body["author"] not in self.config.authors.values():
+            raise Refused("not_approved", "its author is not in the site file any more")
         if record.body["software"] != software_digest():
             raise Refused(
                 "not_approved",

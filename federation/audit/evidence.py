@@ -64,11 +64,9 @@ def _fields(said: Receipt | Closing) -> dict[str, Any]:
 
 
 def about(replay: Replay, said: Iterable[Statement]) -> list[Statement]:
-    """Return those with this ledger's genesis hash, or with one of its keys."""
-    genesis, keys = replay.genesis, replay.public_keys
-    if genesis is None:
-        return []
-    return [s for s in said if s.of.ledger == genesis.hash or s.of.public_key in keys]
+    """Return those that one of this ledger's keys has signed; nothing else accuses a site."""
+    keys = replay.public_keys if replay.genesis is not None else ()
+    return [s for s in said if s.valid and s.of.public_key in keys]
 
 
 def check_statements(replay: Replay, said: Sequence[Statement]) -> None:
@@ -88,8 +86,8 @@ def check_statements(replay: Replay, said: Sequence[Statement]) -> None:
 
 def _wrongly_signed(replay: Replay, statement: Statement) -> str:
     said, genesis = statement.of, replay.genesis
-    if not statement.valid or said.public_key not in _keys_for(replay, statement):
-        return "it is not signed with this ledger's key"
+    if said.public_key not in _keys_for(replay, statement):
+        return "it is not signed with the key that was in force"
     if genesis is None or said.ledger != genesis.hash:
         return "this site's key signed it for another ledger; was the ledger started anew?"
     if said.site != replay.site:
@@ -98,9 +96,9 @@ def _wrongly_signed(replay: Replay, statement: Statement) -> str:
 
 
 def _keys_for(replay: Replay, statement: Statement) -> set[str]:
-    """A receipt is by the key that signed its release; a closing may be stated again later."""
+    """A statement is by the key that signed the record which it pins."""
     position = replay.position(statement.head)
-    if position is None or isinstance(statement.of, Closing):
+    if position is None:
         return replay.public_keys
     return {replay.key_at(position)}
 
@@ -167,7 +165,8 @@ def _why_lost(replay: Replay, statement: Statement) -> str:
 
 def check_heads(replays: Sequence[Replay], said: Sequence[Statement]) -> list[str]:
     """Hold what sites were shown of each other against each other; return notes on the rest."""
-    pinned = {s.head: s for s in said if s.valid and isinstance(s.of, Receipt)}
+    receipts = [s for s in said if isinstance(s.of, Receipt)]
+    pinned = {s.head: s for replay in replays for s in about(replay, receipts)}
     unknown: dict[str, int] = {}
     for site, head, shown_to in _shown(replays):
         for replay in (r for r in replays if r.site == site and r is not shown_to):

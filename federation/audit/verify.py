@@ -224,12 +224,13 @@ def _forked(one: Replay, other: Replay) -> bool:
 def _strangers(replays: Sequence[Replay], said: Iterable[Statement]) -> tuple[list[str], list[str]]:
     """Return what is wrong with statements about none of the ledgers, and what was not checked."""
     sites = {replay.site for replay in replays if replay.genesis}
+    ledgers = {replay.genesis.hash for replay in replays if replay.genesis}
     strange = [s for s in said if not any(about(replay, [s]) for replay in replays)]
     problems = [f"{s.name}: it is not validly signed" for s in strange if not s.valid]
     notes = []
-    kinds = Counter((s.kind, s.of.site) for s in strange if s.valid)
-    for (kind, site), count in kinds.items():
-        if site in sites:
+    kinds = Counter((s.kind, s.of.site, s.of.ledger in ledgers) for s in strange if s.valid)
+    for (kind, site, names_one), count in kinds.items():
+        if site in sites or names_one:
             problems.append(
                 f"{counted(count, kind)} of {site}: of another ledger than the one given; it was "
                 "replaced or started anew, or somebody else signs under its name"

@@ -93,9 +93,6 @@ def approve(  # noqa: PLR0913, PLR0917 - options of a command
     expires: Annotated[
         str | None, typer.Option(metavar="DATE", help="Last day, as in 2027-06-30 (UTC).")
     ] = None,
-    hub_key: Annotated[
-        str | None, typer.Option(metavar="HEX", help="Key of the hub that may ask.")
-    ] = None,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
@@ -110,13 +107,13 @@ def approve(  # noqa: PLR0913, PLR0917 - options of a command
     approver = by or operator()
     if second_approver is not None and second_approver.casefold() == approver.casefold():
         raise FederationError("The second approver is the first. Name somebody else.")
+    _for_the_ledger(approver, second_approver, ethics_reference, legal_basis)
     permission = Permission(
         approver=approver,
         second_approver=second_approver,
         ethics_reference=ethics_reference,
         legal_basis=legal_basis,
         expires=_end_of(expires) if expires else None,
-        hub_key=hub_key,
         author=site.require_author(loaded, read_signature(signature_path(experiment))),
     )
     with show.working("Trying the experiment on every subject"):
@@ -127,6 +124,11 @@ def approve(  # noqa: PLR0913, PLR0917 - options of a command
     if found.admitted and not (yes or typer.confirm("Approve?", err=True)):
         show.note("Not approved. Nothing was recorded.")
         raise typer.Exit(1)
+    if site.terms(loaded, plan, permission) != terms:
+        raise FederationError(
+            f"{site.name}: the data or the software changed while you read. Nothing was recorded; "
+            "give the command again and look at what it shows then."
+        )
     record = site.approve(loaded, plan, permission)
     if as_json:
         typer.echo(json.dumps({"format": "cohortium-approval/1", **record.body}, indent=1))
@@ -206,12 +208,16 @@ def recover(  # noqa: PLR0913, PLR0917 - options of a command
 
     _for_the_ledger(by, reason)
     site = open_to_recover(site_file)
+    if start_mark and site.config.high_water_mark is None:
+        raise FederationError(
+            f"{site_file} names no high_water_mark. Add 'high_water_mark: FILE' on other storage "
+            "than the state folder, then give the command again."
+        )
     if start_mark:
         site.ledger.start_mark()
     given = [receipt for path in receipts or () for receipt in read_receipts(path)]
     lost = upkeep.missing(site.ledger, given)
     if lost is None:
-        upkeep.recover(site.ledger, by=by or operator(), reason=reason, receipts=given)
         show_decide.say(f"{site.name}: the ledger lacks nothing that anybody here has seen.")
         return
     show_decide.forgotten(site, lost)

@@ -69,6 +69,7 @@ def _cost(plan: PrivacyPlan, quote: Quote, terms: Terms) -> list[tuple[str, str]
         noise = "NONE: what leaves protects nobody"
     fits = "" if quote.admitted else "  DOES NOT FIT"
     return [
+        ("plan", terms.plan_digest),
         ("protection", noise),
         ("charges", f"at most {terms.charges}, repeats of lost rounds included"),
         (
@@ -82,7 +83,7 @@ def _cost(plan: PrivacyPlan, quote: Quote, terms: Terms) -> list[tuple[str, str]
 
 def _basis(terms: Terms) -> list[tuple[str, str]]:
     return [
-        ("who may ask", terms.hub_key or "a run on this machine"),
+        ("who may ask", "a run on this machine (a hub's signature is not checked yet)"),
         ("approver", terms.approver),
         ("second approver", terms.second_approver or "none"),
         ("ethics reference", terms.ethics_reference or "none"),

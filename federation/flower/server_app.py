@@ -43,6 +43,7 @@ class RunStoppedError(FederationError):
         events: Of the rounds that finished.
         receipts: Of the valid updates that arrived, averaged or not: sites have paid for them.
         descriptions: Of the sites that took part.
+        closings: What they countersigned at its end.
     """
 
     def __init__(self, message: str, strategy: CohortStrategy) -> None:
@@ -50,6 +51,7 @@ class RunStoppedError(FederationError):
         self.events = tuple(strategy.events)
         self.receipts = tuple(strategy.receipts)
         self.descriptions = strategy.descriptions
+        self.closings = tuple(strategy.closings)
 
 
 def run_rounds(  # noqa: PLR0913 - one complete run, all by keyword
@@ -89,6 +91,7 @@ def run_rounds(  # noqa: PLR0913 - one complete run, all by keyword
     try:
         _start(strategy, grid, records.from_weights(weights), rounds)
     except FederationError as error:
+        strategy.finish(grid, strategy.model or weights)
         raise RunStoppedError(str(error), strategy) from error
     trained = dict(weights) if strategy.model is None else strategy.model
     strategy.finish(grid, trained)

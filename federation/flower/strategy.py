@@ -109,9 +109,17 @@ class CohortStrategy(Strategy):
     def finish(self, grid: Grid, weights: Weights) -> None:
         """Show every site everybody's newest head, and keep what they countersign.
 
-        A site that does not answer loses nothing of the model: its statement is missing.
+        A site that does not answer loses nothing of the model: its statement is missing. The same
+        if nothing can be asked at all: nobody's model is lost for a statement.
         """
-        cohort = self._known_cohort()
+        if self._cohort is None:
+            return
+        try:
+            self._close(grid, self._cohort, weights)
+        except Exception:
+            _log.exception("The closing round failed.")
+
+    def _close(self, grid: Grid, cohort: Cohort, weights: Weights) -> None:
         request = CloseRequest(
             self._experiment_digest, self._run, self._heads(), weights_digest(weights)
         )

@@ -22,7 +22,6 @@ class Book:
         approvals: The newest of each experiment, ended ones, too.
         runs: Experiment of each run that took up an approval.
         closings: Closing record of each run that ended.
-        recovered: What recoveries have spent.
         merged_into: Ledger that this budget went on in.
     """
 
@@ -40,7 +39,6 @@ class Book:
     losses: set[int] = field(default_factory=set)
     refused: set[tuple[RoundKey, str]] = field(default_factory=set)
     closings: dict[str, Record] = field(default_factory=dict)
-    recovered: FilterState = field(default_factory=FilterState)
     merges: dict[str, FilterState] = field(default_factory=dict)
     merged_into: str | None = None
     declaration: Declaration | None = None
@@ -135,6 +133,7 @@ class Book:
             seq=record.seq,
             head_before=record.previous,
             hash=record.hash,
+            approval_seq=approval.record.seq,
         )
 
     def _release(self, record: Record) -> None:
@@ -190,7 +189,6 @@ class Book:
             approval.ended = approval.ended or "recovered"
         # What was under way may have been released, and is paid for anew: no second release.
         self.losses |= self.charged - self.releases.keys()
-        self.recovered = self.recovered.after_all(spends)
 
     def _merge(self, record: Record) -> None:
         """Charge what another population was charged: some of its subjects are in this one."""

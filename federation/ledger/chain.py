@@ -85,6 +85,10 @@ class ChainFile:
         if line:
             self._cut()
 
+    def rewind(self) -> None:
+        """Let ``new_lines`` give every line again."""
+        self._read_to = 0
+
     def append(self, line: bytes) -> None:
         """Write ``line`` at the end and wait until it is on the disk. Call under ``locked``.
 

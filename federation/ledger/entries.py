@@ -76,6 +76,7 @@ class Charge:
         seq: Position of the charge record.
         head_before: Hash of the record before it.
         hash: Hash of the charge record.
+        approval_seq: Position of the approval that permitted it.
         replay: The same request was charged and released before: send the stored bytes.
     """
 
@@ -84,6 +85,7 @@ class Charge:
     seq: int
     head_before: str
     hash: str
+    approval_seq: int
     replay: bool = False
 
     @property

@@ -176,11 +176,13 @@ class Ledger:
         Raises:
             Refused: ``not_approved``, or ``approval_used_up``: another run has taken it up.
         """
+        at = now()
         with self.chain.locked() as book:
-            refusal = why_not_reserved(book, experiment_digest, run, now())
+            self.require_current()
+            refusal = why_not_reserved(book, experiment_digest, run, at)
             if refusal is not None:
                 raise refusal
-            self._reserve(book, experiment_digest, run)
+            self._reserve(book, experiment_digest, run, at)
 
     def charge(  # noqa: PLR0913 - all but one are named
         self,
@@ -205,17 +207,18 @@ class Ledger:
         """
         work = Work(key, request_digest, experiment_digest, plan_digest, event)
         with self.chain.locked() as book:
-            self._require_current()
-            refusal = why_refused(book, work, now())
+            self.require_current()
+            at = now()
+            refusal = why_refused(book, work, at)
             if refusal is not None:
                 self._record_refusal(book, work, refusal.code)
                 raise refusal
             earlier = book.charges.get(key)
             if earlier is not None:
                 return replace(earlier, replay=True)
-            self._reserve(book, experiment_digest, key.run)
+            self._reserve(book, experiment_digest, key.run, at)
             more = {"heads": dict(heads or {}), "totals": book.totals_after([event])}
-            self.chain.append("charge", {**work.to_json(), **more})
+            self.chain.append("charge", {**work.to_json(), **more}, at=at)
             return book.charges[key]
 
     def release(
@@ -234,6 +237,9 @@ class Ledger:
         """
         with self.chain.locked() as book:
             _require_charged(book, charge)
+            if charge.seq not in book.releases and _ended(book, charge):
+                self._lose(book, charge.seq)
+                raise LedgerError("The approval has ended meanwhile: nothing leaves for this.")
             if charge.seq in book.losses:
                 raise LedgerError("This charge was recorded as lost: nothing leaves for it.")
             if charge.seq not in book.releases:
@@ -244,6 +250,21 @@ class Ledger:
                 }
                 self.chain.append("release", body)
             return self._receipt(book, charge)
+
+    def resend(self, key: RoundKey, *, request_digest: str) -> tuple[bytes, Receipt] | None:
+        """Return what was released for exactly this request before; None if nothing was.
+
+        Neither new data nor other software nor the end of the run change what has left once. After
+        a withdrawal nothing is sent again.
+        """
+        with self.chain.locked() as book:
+            charge = book.charges.get(key)
+            if charge is None or charge.work.request_digest != request_digest:
+                return None
+            approval = book.approvals[charge.work.experiment_digest]
+            if charge.seq not in book.releases or approval.ended == "withdrawn":
+                return None
+            return self.stored_release(charge)
 
     def lose(self, charge: Charge) -> None:
         """Record that nothing leaves for a charge, nor ever will. The charge stands.
@@ -353,7 +374,12 @@ class Ledger:
         with self.chain.locked() as book:
             return book
 
-    def _require_current(self) -> None:
+    def require_current(self) -> None:
+        """Refuse what a hub asks of an older copy, or of a ledger that was merged away.
+
+        Raises:
+            Refused: ``behind`` or ``not_approved``.
+        """
         if self.chain.merged:
             raise Refused("not_approved", "the ledger was merged into another")
         try:
@@ -361,12 +387,12 @@ class Ledger:
         except LedgerError as error:
             raise Refused("behind", str(error)) from error
 
-    def _reserve(self, book: Book, experiment_digest: str, run: str) -> None:
+    def _reserve(self, book: Book, experiment_digest: str, run: str, at: str) -> None:
         approval = book.approvals[experiment_digest]
         if approval.run is None:
             charges = approval.record.body["charges"]
             body = {"experiment_digest": experiment_digest, "run": run, "charges": charges}
-            self.chain.append("reservation", body)
+            self.chain.append("reservation", body, at=at)
 
     def _lose(self, book: Book, seq: int) -> None:
         if seq not in book.releases and seq not in book.losses:
@@ -376,7 +402,11 @@ class Ledger:
         """Record each refusal once per key, up to a limit: a hub cannot flood the ledger."""
         if code == "lost":
             self._lose(book, book.charges[work.key].seq)
-        if (work.key, code) in book.refused or len(book.refused) >= MAX_REFUSALS:
+        if (work.key, code) in book.refused:
+            return
+        # These are bounded by the charges that were made; others a hub could send without end.
+        bounded = code in {"equivocation", "lost"}
+        if len(book.refused) >= MAX_REFUSALS and not bounded:
             return
         request = {**work.key.to_json(), "request_digest": work.request_digest}
         self._refuse(work.experiment_digest, code, of=work, request=request)
@@ -433,6 +463,12 @@ class Ledger:
         receipt = unsigned.signed(self.chain.key)
         self.outbox.put_receipt(charge, receipt)
         return receipt
+
+
+def _ended(book: Book, charge: Charge) -> bool:
+    """Tell whether the approval that a charge was made under permits nothing any more."""
+    approval = book.open_approval(charge.work.experiment_digest)
+    return approval is None or approval.record.seq != charge.approval_seq
 
 
 def _require_charged(book: Book, charge: Charge) -> None:

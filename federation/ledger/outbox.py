@@ -40,15 +40,34 @@ class Outbox:
                 "recover SITE.yaml' spends all that may have been released since."
             )
 
-    def set_aside(self, charges: Iterable[Charge]) -> None:
-        """Move what belongs to no charge into a folder of its own, once it is paid for."""
-        aside = self._folder / "forgotten"
+    def unknown(self, charges: Iterable[Charge]) -> list[int]:
+        """Return the positions of charges that updates here were for and the ledger lacks."""
+        return [int(name[:8]) for name in self._unknown(charges)]
+
+    def accounted(self) -> set[str]:
+        """Return the heads of receipts that a recovery has paid for."""
+        found = (_read_receipt(path) for path in self._aside.glob("*.receipt.json"))
+        return {receipt.head_after for receipt in found if receipt is not None}
+
+    def set_aside(self, charges: Iterable[Charge], receipts: Iterable[Receipt]) -> None:
+        """Move what belongs to no charge into a folder of its own, once it is paid for.
+
+        Args:
+            receipts: Others' copies of receipts that were paid for.
+        """
+        aside = private_folder(self._folder) and private_folder(self._aside)
+        for receipt in receipts:
+            name = f"{receipt.charge_seq:08d}-{receipt.head_after[-16:]}.receipt.json"
+            write_atomically(aside / name, canonical_json(receipt.to_json()) + b"\n")
         for name in self._unknown(charges):
-            private_folder(aside)
             for path in self._folder.glob(f"{name.removesuffix('.update')}.*"):
                 path.replace(aside / path.name)
             sync_folder(aside)
             sync_folder(self._folder)
+
+    @property
+    def _aside(self) -> Path:
+        return self._folder / "forgotten"
 
     def _unknown(self, charges: Iterable[Charge]) -> list[str]:
         known = {self.payload_path(charge).name for charge in charges}

@@ -70,8 +70,20 @@ class Record:
     signature: str
 
     @classmethod
-    def signed(cls, key: SiteKey, *, seq: int, kind: str, previous: str, body: Body) -> "Record":
-        """Make, hash and sign a record, with fresh salt and the present time.
+    def signed(  # noqa: PLR0913 - all but one are named
+        cls,
+        key: SiteKey,
+        *,
+        seq: int,
+        kind: str,
+        previous: str,
+        body: Body,
+        at: str | None = None,
+    ) -> "Record":
+        """Make, hash and sign a record, with fresh salt.
+
+        Args:
+            at: The present time, if not given.
 
         Raises:
             ValueError: The body is not one of ``kind``.
@@ -79,7 +91,7 @@ class Record:
         content: dict[str, Any] = {
             "seq": seq,
             "kind": kind,
-            "at": now(),
+            "at": at or now(),
             "salt": secrets.token_hex(16),
             "previous": previous,
             "body": dict(body),

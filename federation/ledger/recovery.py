@@ -1,8 +1,9 @@
 """What a ledger that has fallen behind must spend: everything that may have been released since."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from federation.errors import LedgerError
 from federation.ledger.book import Book
 from federation.ledger.filter import FilterState
 from federation.ledger.high_water import Mark
@@ -24,30 +25,44 @@ class Forgotten:
     spends: FilterState
 
 
-def forgotten(book: Book, mark: Mark | None, receipts: Iterable[Receipt]) -> Forgotten | None:
+def forgotten(
+    book: Book, mark: Mark | None, receipts: Iterable[Receipt], unknown: Sequence[int] = ()
+) -> Forgotten | None:
     """Compare a ledger with what others have seen of it; None where it lacks nothing.
 
     Every open approval counts as spent whole: the records that are gone may have charged all of
     it. So does every charge without a release, which may have had one; what the mark had seen
-    spent or promised; and what receipts show beyond all of this and beyond earlier recoveries.
+    spent or promised; and what receipts show beyond all of this. When in doubt it is charged again.
 
     Args:
         mark: Only if the ledger lacks its record.
-        receipts: Of this ledger, properly signed; those for releases that it holds are passed over.
+        receipts: Of this ledger, properly signed, and not accounted for by an earlier recovery;
+            those for releases that it holds are passed over.
+        unknown: Positions of charges whose updates are in the outbox, and not in the ledger.
+
+    Raises:
+        LedgerError: An update is unknown whose cost nobody here can tell.
     """
     heads = {seq: release.hash for seq, release in book.releases.items()}
     lost = {r.head_after: r for r in receipts if heads.get(r.charge_seq) != r.head_after}
-    unpaid = FilterState().after_all(r.event for r in lost.values()).beyond(book.recovered)
-    if mark is None and not unpaid.events():
+    if mark is None and not lost and not unknown:
         return None
+    untold = set(unknown) - {r.charge_seq for r in lost.values()}
+    spends = _spends(book, mark, lost.values())
+    if untold and mark is None and not book.unfinished():
+        raise LedgerError(
+            f"{len(untold)} updates in the outbox are unknown to the ledger, and no approval, "
+            "receipt or mark here says what they cost. Ask the hub for its receipts and pass them "
+            "with --receipts."
+        )
+    seen = (max(unknown, default=-1), NO_RECORD)
     newest = max(lost.values(), key=lambda r: r.charge_seq, default=None)
-    seen = (-1, NO_RECORD)
-    if newest is not None:
+    if newest is not None and newest.charge_seq + 1 > seen[0]:
         # The release came after the charge, nobody else can say how long after.
         seen = (newest.charge_seq + 1, newest.head_after)
     if mark is not None and mark.farthest_seq >= seen[0]:
         seen = (mark.farthest_seq, mark.farthest_hash)
-    return Forgotten(*seen, _spends(book, mark, lost.values()))
+    return Forgotten(*seen, spends)
 
 
 def _spends(book: Book, mark: Mark | None, lost: Iterable[Receipt]) -> FilterState:
@@ -56,13 +71,12 @@ def _spends(book: Book, mark: Mark | None, lost: Iterable[Receipt]) -> FilterSta
     for receipt in lost:
         before = shown.get(receipt.experiment_digest, FilterState())
         shown[receipt.experiment_digest] = before.after(receipt.event)
-    beyond, whole = FilterState(), FilterState()
+    known = FilterState()
+    for state in possible.values():
+        known = known.after_all(state.events())
     for experiment, state in shown.items():
         more = state.beyond(possible.get(experiment, FilterState()))
-        beyond = beyond.after_all(more.events())
-    for state in possible.values():
-        whole = whole.after_all(state.events())
-    known = whole.after_all(beyond.beyond(book.recovered).events())
+        known = known.after_all(more.events())
     return _most(known, mark.state.beyond(book.state) if mark else FilterState())
 
 

@@ -69,14 +69,17 @@ class SignedChain:
         with self._file.locked():
             yield self._refreshed()
 
-    def append(self, kind: str, body: Mapping[str, Any]) -> Record:
+    def append(self, kind: str, body: Mapping[str, Any], *, at: str | None = None) -> Record:
         """Sign and write one record, durable before this returns. Call under ``locked``.
+
+        Args:
+            at: The moment for which it was decided; the present one if not given.
 
         Raises:
             LedgerError: The disk or the mark cannot be written; see ``require_not_behind``.
         """
         self.require_open()
-        return self._append(kind, body)
+        return self._append(kind, body, at)
 
     def require_open(self) -> None:
         """Refuse to go on from an older copy, or where the budget went on in another ledger.
@@ -93,7 +96,7 @@ class SignedChain:
 
     def append_recovery(self, body: Mapping[str, Any]) -> Record:
         """Write what makes good for forgotten records: the one kind that a stale ledger takes."""
-        return self._append("recovery", body)
+        return self._append("recovery", body, None)
 
     def require_not_behind(self) -> None:
         """Refuse to go on from an older copy.
@@ -136,15 +139,25 @@ class SignedChain:
             promised = self._book.promised().events()
             self._mark.write(Mark(self._hashes[0], newest.seq, newest.hash, promised, *farthest))
 
-    def _append(self, kind: str, body: Mapping[str, Any]) -> Record:
+    def _append(self, kind: str, body: Mapping[str, Any], at: str | None) -> Record:
         previous = self._records[-1]
         record = Record.signed(
-            self.key, seq=previous.seq + 1, kind=kind, previous=previous.hash, body=body
+            self.key, seq=previous.seq + 1, kind=kind, previous=previous.hash, body=body, at=at
         )
-        self._file.append(record.line)
-        self._fold(record)
+        try:
+            self._fold(record)  # what contradicts the records before it is never written
+            self._file.append(record.line)
+        except BaseException:
+            self._read_again()
+            raise
         self.keep_mark()
         return record
+
+    def _read_again(self) -> None:
+        """Forget what was folded, and fold what is in the file."""
+        self._book, self._records, self._hashes = None, [], []
+        self._file.rewind()
+        self._read_new()
 
     def _refreshed(self) -> Book:
         """Fold in what other processes appended."""

@@ -44,6 +44,7 @@ def conclude(
         "model_digest": model_digest,
     }
     with ledger.chain.locked() as book:
+        ledger.require_current()
         record = book.closings.get(run)
         if record is None:
             approval = book.open_approval(experiment_digest)
@@ -52,7 +53,6 @@ def conclude(
             record = ledger.chain.append("closing", body)
         if dict(record.body) != body:
             raise Refused("equivocation", "the run was closed with other content")
-        ledger.chain.require_not_behind()
         if book.rotated > record.seq:
             raise LedgerError(
                 "The run was closed under the site's earlier key, and what that signed is not kept "
@@ -134,8 +134,9 @@ def recover(
     Every open approval ends, and updates that the copy does not know are set aside. None if the
     copy lacks nothing, and nothing is recorded then.
     """
+    given = list(receipts)
     with ledger.chain.locked() as book:
-        lost = _missing(ledger, book, receipts)
+        lost = _missing(ledger, book, given)
         if lost is not None:
             events = lost.spends.events()
             body = {
@@ -147,7 +148,7 @@ def recover(
                 "totals": book.totals_after(events),
             }
             ledger.chain.append_recovery(body)
-        ledger.outbox.set_aside(book.charges.values())
+            ledger.outbox.set_aside(book.charges.values(), given)
         return lost
 
 
@@ -156,10 +157,9 @@ def _missing(ledger: Ledger, book: Book, receipts: Iterable[Receipt]) -> Forgott
     hashes = [record.hash for record in ledger.chain.records]
     if mark is not None and not behind(mark, book.genesis.hash, hashes):
         mark = None
-    own = [
-        receipt
-        for receipt in (*receipts, *ledger.outbox.receipts())
-        if receipt.ledger == book.genesis.hash and receipt.verify()
-        if receipt.public_key in book.keys
-    ]
-    return forgotten(book, mark, own)
+    paid = ledger.outbox.accounted()
+    outbox = ledger.outbox.receipts()
+    # A key that this copy does not know may have come in what it has forgotten: the outbox is ours.
+    own = [r for r in receipts if r.public_key in book.keys and r.head_after not in paid]
+    every = [r for r in (*own, *outbox) if r.ledger == book.genesis.hash and r.verify()]
+    return forgotten(book, mark, every, ledger.outbox.unknown(book.charges.values()))

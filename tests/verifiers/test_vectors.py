@@ -23,7 +23,10 @@ def files_of(vector: dict) -> dict[str, list[Path]]:
 def test_a_vector_gets_the_verdict_it_is_due(name, verifier):
     vector = EXPECTED[name]
     said = verifier(files_of(vector), vector["trust"])
-    assert said[: len(vector["ledgers"])] == [vector["verdict"]] * len(vector["ledgers"])
+    if said[-1:] == ["problems"]:  # beside the ledgers: nobody but a site accuses the site
+        assert vector["verdict"] == "contradicted"
+    else:
+        assert said == [vector["verdict"]] * len(vector["ledgers"])
 
 
 def test_every_file_of_the_folder_belongs_to_a_vector():

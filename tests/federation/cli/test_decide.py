@@ -109,11 +109,30 @@ def test_a_run_uses_the_approval_that_the_operator_gave(file, experiment_file, t
     assert kinds(file).count("approval") == 2, "the first was for one run"
 
 
-def test_an_approval_for_a_hub_is_not_for_a_run_on_this_machine(file, experiment_file):
-    cohortium("site", "approve", file, experiment_file, "--yes", "--hub-key", "ab" * 32)
-    experiment, site = load_experiment(experiment_file), open_site(file)
-    with pytest.raises(FederationError, match="for a hub"):
-        site.approved(experiment.digest())
+def test_an_approval_ends_where_the_site_file_lets_other_things_leave(
+    file, experiment_file, tmp_path
+):
+    cohortium("site", "approve", file, experiment_file, "--yes")
+    experiment = load_experiment(experiment_file)
+    edit(file, "release_counts: rounded", "release_counts: exact")
+    with pytest.raises(FederationError, match="lets other things leave"):
+        open_site(file).approved(experiment.digest())
+    edit(file, "release_counts: exact", "release_counts: rounded")
+    assert open_site(file).approved(experiment.digest()) == experiment
+
+
+@pytest.mark.parametrize("text", ["x" * 201, "a\nb", ""])
+def test_a_text_that_the_ledger_does_not_take_is_said_before_the_question(
+    file, experiment_file, text
+):
+    with pytest.raises(FederationError, match="goes into the ledger"):
+        cohortium("site", "approve", file, experiment_file, "--legal-basis", text)
+
+
+def test_a_mark_cannot_be_started_where_none_is_kept(file):
+    open_site(file)
+    with pytest.raises(FederationError, match="names no high_water_mark"):
+        cohortium("site", "recover", file, "--start-mark")
 
 
 def test_refuse_and_withdraw_stand_in_the_ledger(file, experiment_file, tmp_path):
@@ -247,6 +266,6 @@ def test_a_mark_inside_the_state_folder_is_refused(file):
 def test_an_expired_approval_is_not_kept_for_the_next_run(file, experiment_file, monkeypatch):
     today = datetime.now(UTC).date().isoformat()
     cohortium("site", "approve", file, experiment_file, "--yes", "--expires", today)
-    monkeypatch.setattr("federation.site.now", lambda: "2999-01-01T00:00:00Z")
+    monkeypatch.setattr("federation.site.now_", lambda: "2999-01-01T00:00:00Z")
     approve_all(load_experiment(experiment_file), [open_site(file)], approver="later")
     assert kinds(file).count("approval") == 2

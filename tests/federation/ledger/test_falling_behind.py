@@ -1,0 +1,131 @@
+"""What a reviewer found: copies that fall behind twice, clocks that move on, ends of approvals."""
+
+import shutil
+
+import pytest
+
+from federation.canonical import digest
+from federation.errors import LedgerError, Refused
+from federation.ledger.filter import FilterState
+from federation.ledger.ledger import Ledger
+from federation.ledger.upkeep import missing, recover
+
+
+def older(world, content, *, outbox=True):
+    """Put an older copy of the file in place; of the outbox everything stays, or nothing."""
+    world.ledger.close()
+    if not outbox:
+        shutil.rmtree(world.folder / "outbox", ignore_errors=True)
+    world.ledger.path.write_bytes(content)
+
+
+def test_an_update_without_its_receipt_is_paid_for_by_what_was_approved(world):
+    world.approve(charges=3)
+    before = world.ledger.path.read_bytes()
+    world.ledger.release(world.charge(), b"update")
+    (path,) = (world.folder / "outbox").glob("*.receipt.json")
+    path.unlink()
+    older(world, before)
+    with pytest.raises(LedgerError, match="older copy"):
+        world.reopened()
+    world.ledger = Ledger.open(world.ledger.path, world.key, recovering=True)
+    assert recover(world.ledger, by="a", reason="b") is not None
+    assert world.ledger.state.covers(FilterState().after(world.event))
+    assert world.reopened().book.open_approval(digest("experiment")) is None
+
+
+def test_an_update_whose_cost_nobody_can_tell_stays_locked(world):
+    before = world.ledger.path.read_bytes()
+    world.approve(charges=3)
+    receipt = world.ledger.release(world.charge(), b"update")
+    (path,) = (world.folder / "outbox").glob("*.receipt.json")
+    path.unlink()
+    older(world, before)
+    world.ledger = Ledger.open(world.ledger.path, world.key, recovering=True)
+    with pytest.raises(LedgerError, match="Ask the hub for its receipts"):
+        recover(world.ledger, by="a", reason="b")
+    with pytest.raises(LedgerError, match="older copy"):
+        world.reopened()
+    assert recover(world.ledger, by="a", reason="b", receipts=[receipt]) is not None
+    world.reopened()
+
+
+def test_what_a_first_recovery_paid_for_does_not_pay_for_a_second_loss(world):
+    world.approve(charges=3)
+    before = world.ledger.path.read_bytes()
+    first = [world.ledger.release(world.charge(n), b"1") for n in range(3)]
+    older(world, before, outbox=False)
+    world.ledger = world.reopened()
+    assert recover(world.ledger, by="a", reason="b", receipts=first)
+    world.approve(charges=2)
+    before = world.ledger.path.read_bytes()
+    second = [world.ledger.release(world.charge(n, run="run-2"), b"2") for n in range(2)]
+    older(world, before, outbox=False)
+    world.ledger = world.reopened()
+    assert missing(world.ledger, second) is not None
+    recover(world.ledger, by="a", reason="b", receipts=second)
+    five = FilterState().after_all(r.event for r in (*first, *second))
+    assert world.ledger.state.covers(five)
+    assert missing(world.ledger, second) is None
+
+
+def test_an_approval_that_expires_between_the_decision_and_the_record_breaks_nothing(
+    world, monkeypatch
+):
+    world.approve(expires="2999-01-01T00:00:00Z")
+    world.ledger.reserve(digest("experiment"), "run-1")
+    times = iter(["2998-12-31T23:59:59Z", *["2999-01-01T00:00:01Z"] * 9])
+    for module in ("ledger", "records"):
+        monkeypatch.setattr(f"federation.ledger.{module}.now", lambda: next(times))
+    charge = world.charge()
+    assert charge.seq == 3
+    monkeypatch.undo()
+    assert world.reopened().head == world.ledger.head
+
+
+def test_a_record_that_contradicts_the_book_is_never_written(world):
+    world.approve()
+    before = world.ledger.path.read_bytes()
+    with world.ledger.chain.locked(), pytest.raises(LedgerError, match="ends nothing"):
+        world.ledger.chain.append("loss", {"charge_seq": 0})
+    assert world.ledger.path.read_bytes() == before
+    world.charge()
+    assert world.reopened().head == world.ledger.head
+
+
+def test_nothing_leaves_once_the_approval_was_withdrawn_or_replaced(world):
+    for end in (
+        lambda: world.ledger.withdraw(digest("experiment"), by="a", reason="b"),
+        lambda: world.approve(charges=2),
+    ):
+        world.approve(charges=2)
+        charge = world.charge(1, run=f"run-{world.ledger.head[0]}")
+        end()
+        with pytest.raises(LedgerError, match="approval has ended"):
+            world.ledger.release(charge, b"update")
+        assert world.kinds()[-1] == "loss"
+    assert not list((world.folder / "outbox").glob("*.update"))
+
+
+def test_what_has_left_is_sent_again_until_it_is_withdrawn(world):
+    world.approve(charges=2)
+    charge = world.charge()
+    receipt = world.ledger.release(charge, b"update")
+    asked = {"request_digest": charge.work.request_digest}
+    assert world.ledger.resend(charge.key, **asked) == (b"update", receipt)
+    assert world.ledger.resend(charge.key, request_digest=digest("other")) is None
+    world.ledger.withdraw(digest("experiment"), by="a", reason="b")
+    assert world.ledger.resend(charge.key, **asked) is None
+
+
+def test_a_hub_cannot_switch_off_the_record_of_its_equivocation(world, monkeypatch):
+    monkeypatch.setattr("federation.ledger.ledger.MAX_REFUSALS", 3)
+    world.approve()
+    world.ledger.release(world.charge(), b"update")
+    for number in range(6):
+        with pytest.raises(Refused):
+            world.charge(run=f"other-{number}")
+    with pytest.raises(Refused, match="equivocation"):
+        world.charge(request="other weights")
+    codes = [r.body["code"] for r in world.ledger.records if r.kind == "refusal"]
+    assert codes == ["approval_used_up"] * 3 + ["equivocation"]
