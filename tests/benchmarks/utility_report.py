@@ -48,7 +48,8 @@ class Cell:
         return stdev(self.scores) if len(self.scores) > 1 else 0.0
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} ± {self.deviation:.3f} ({len(self.scores)})"
+        spread = f" ± {self.deviation:.3f}" if len(self.scores) > 1 else ""
+        return f"{self.mean:.3f}{spread} ({len(self.scores)})"
 
 
 def cells(outcomes: Sequence[Outcome], variant: str = "") -> list[Cell]:
