@@ -176,7 +176,7 @@ def verify(paths: list, trust: list = (), receipts: list = (), closings: list = 
         same = one.me["site"] == other.me["site"] and one.population == other.population
         if same and any(a != b for a, b in zip(one.hashes, other.hashes, strict=False)):
             one.problems.append(f"a fork of, or beside, {other.path}")
-    named = {one.me[key] for one in known for key in ("site", "ledger")}
+    named = {one.me[key] for one in known if not one.problems for key in ("site", "ledger")}
     for paper, form in papers.values():
         about = [one for one in known if paper["public_key"] in one.keys]
         try:

@@ -186,10 +186,13 @@ def verify_ledgers(
     given = tuple(replays.values())
     _compare_ledgers(given)
     for replay in given:
-        check_statements(replay, about(replay, said))
         _check_randomness(replay)
+    # Of what is no ledger the keys are not known: nobody can tell who is a stranger to it.
+    sound = [replay for replay in given if replay.genesis and not replay.problems]
+    for replay in given:
+        check_statements(replay, about(replay, said))
     notes = check_heads(given, said)
-    problems, passed_over = _strangers(given, said)
+    problems, passed_over = _strangers(given, said, sound)
     verdicts = tuple(_judge(path, replays[path], trust, self_audits) for path in replays)
     return Report(verdicts, tuple(problems), (*notes, *passed_over))
 
@@ -221,10 +224,12 @@ def _forked(one: Replay, other: Replay) -> bool:
     return len(set(ends)) > 1
 
 
-def _strangers(replays: Sequence[Replay], said: Iterable[Statement]) -> tuple[list[str], list[str]]:
+def _strangers(
+    replays: Sequence[Replay], said: Iterable[Statement], sound: Sequence[Replay]
+) -> tuple[list[str], list[str]]:
     """Return what is wrong with statements about none of the ledgers, and what was not checked."""
-    sites = {replay.site for replay in replays if replay.genesis}
-    ledgers = {replay.genesis.hash for replay in replays if replay.genesis}
+    sites = {replay.site for replay in sound}
+    ledgers = {replay.genesis.hash for replay in sound if replay.genesis}
     strange = [s for s in said if not any(about(replay, [s]) for replay in replays)]
     problems = [f"{s.name}: it is not validly signed" for s in strange if not s.valid]
     notes = []

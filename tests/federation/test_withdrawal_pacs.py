@@ -69,10 +69,10 @@ def test_where_another_run_is_mirroring_it_is_said_and_finished_later(ward):
         with pytest.raises(FederationError, match=r"a copy of a PACS may still hold them. Another"):
             exclude(ward, WITHDRAWN, by="op", reason="consent withdrawn")
         assert ward.excluded_in(ward.manifest("protected")) == set() and ward.exclusions
-        assert not ward.exclusions[0].done and not ward.ledger.notes
+        assert not ward.exclusions[0].done and not ward.ledger.book.notes
     exclude(ward, WITHDRAWN, by="op", reason="consent withdrawn")
     assert mirrored(ward) == {"MRN0047-1130771"}
-    assert ward.exclusions[0].done and len(ward.ledger.notes) == 1
+    assert ward.exclusions[0].done and len(ward.ledger.book.notes) == 1
 
 
 def test_fetching_is_shown_with_what_the_pacs_announces(orthanc, ward, tmp_path):
