@@ -249,8 +249,9 @@ channels or more each), InstanceNorm loses its running statistics, activations n
 place. Layers with learned statistics, and a BatchNorm with a `forward` of its own, are refused.
 
 An experiment names these by `model.kind`: `unet`, `segresnet`, `dynunet`, `attention_unet`
-(segmentation), `densenet`, `resnet` (classification and regression). Where MONAI keeps BatchNorm whatever it is
-asked for (ResNet, AttentionUnet), the network is built and then repaired, always in the same way.
+(segmentation), `densenet`, `resnet` (classification and regression). Where MONAI keeps BatchNorm
+whatever it is asked for (ResNet, AttentionUnet), the network is built and then repaired, always in
+the same way.
 `weight_standardisation: true` (arXiv 1903.10520) is possible with each.
 
 ## MONAI's networks
