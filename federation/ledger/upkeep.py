@@ -148,7 +148,9 @@ def recover(
                 "totals": book.totals_after(events),
             }
             ledger.chain.append_recovery(body)
-            ledger.outbox.set_aside(book.charges.values(), given)
+            # Those by keys that this copy does not know were passed over, so they are not paid for.
+            paid = [receipt for receipt in given if receipt.public_key in book.keys]
+            ledger.outbox.set_aside(book.charges.values(), paid)
         return lost
 
 

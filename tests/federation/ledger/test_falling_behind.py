@@ -1,12 +1,14 @@
 """What a reviewer found: copies that fall behind twice, clocks that move on, ends of approvals."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from federation.canonical import digest
 from federation.errors import LedgerError, Refused
 from federation.ledger.filter import FilterState
+from federation.ledger.keys import SiteKey
 from federation.ledger.ledger import Ledger
 from federation.ledger.upkeep import missing, recover
 
@@ -129,3 +131,15 @@ def test_a_hub_cannot_switch_off_the_record_of_its_equivocation(world, monkeypat
         world.charge(request="other weights")
     codes = [r.body["code"] for r in world.ledger.records if r.kind == "refusal"]
     assert codes == ["approval_used_up"] * 3 + ["equivocation"]
+
+
+def test_a_receipt_by_a_key_that_the_copy_does_not_know_is_not_taken_as_paid(world, tmp_path):
+    world.approve(charges=2)
+    before = world.ledger.path.read_bytes()
+    receipt = world.ledger.release(world.charge(), b"update")
+    new = SiteKey.create(tmp_path / "new")
+    later = replace(receipt, public_key=new.public_bytes.hex(), head_after=digest("x")).signed(new)
+    older(world, before, outbox=False)
+    world.ledger = world.reopened()
+    recover(world.ledger, by="a", reason="b", receipts=[receipt, later])
+    assert world.ledger.outbox.accounted() == {receipt.head_after}
