@@ -317,7 +317,11 @@ class TestRefusals:
         path.write_bytes(plainly)
         assert code_of(source) == "UNDECODABLE_PIXELS"
 
-    @pytest.mark.parametrize("content", [b"", b"not an image" * 50, gzip.compress(b"short")])
+    @pytest.mark.parametrize(
+        "content",
+        [b"", b"not an image" * 50, gzip.compress(b"short")],
+        ids=["empty", "text", "compressed text"],
+    )
     def test_a_file_that_is_no_nifti(self, pair, content):
         source = pair()
         (source.path / "S-1" / "a.nii.gz").write_bytes(content)
