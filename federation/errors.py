@@ -24,9 +24,12 @@ class Refused(FederationError):  # noqa: N818 - a refusal is an answer, not a fa
     Args:
         code: One of ``messages.REFUSAL_CODES``; independent of protected data.
         detail: For the site's own log and screen. It never travels.
+        correlation: Random, beside the code in the reply and in the site's log: by it a hub's
+            operator and a site's talk about the same refusal.
     """
 
-    def __init__(self, code: str, detail: str = "") -> None:
+    def __init__(self, code: str, detail: str = "", *, correlation: str = "") -> None:
         super().__init__(f"{code}: {detail}" if detail else code)
         self.code = code
         self.detail = detail
+        self.correlation = correlation

@@ -160,7 +160,11 @@ def _scores(data: SiteData) -> list[Leaving]:
 
 def _refusals() -> list[Leaving]:
     why = "one of these codes, and no other text; details stay in the site's own log"
-    return [Leaving("refusal", "code", ", ".join(REFUSAL_CODES), why)]
+    random = "16 random hex digits, in the site's own log beside the details"
+    return [
+        Leaving("refusal", "code", ", ".join(REFUSAL_CODES), why),
+        Leaving("refusal", "correlation", random, "so that operators can talk about one refusal"),
+    ]
 
 
 def _text(value: object) -> str:

@@ -18,6 +18,8 @@ REFUSAL_CODES = (
     "approval_used_up",
     "budget",
     "equivocation",
+    "not_from_hub",
+    "expired",
     "lost",
     "behind",
     "round_failed",
@@ -30,6 +32,10 @@ class DescribeRequest:
 
     experiment_digest: str
     run: str
+
+    def digest(self) -> str:
+        """Digest of every field."""
+        return digest({"experiment": self.experiment_digest, "run": self.run})
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,17 @@ class EvaluateRequest:
     round: int
     weights: Weights
 
+    def digest(self) -> str:
+        """Digest of every field, the weights' names, shapes and bytes included."""
+        return digest(
+            {
+                "experiment": self.experiment_digest,
+                "run": self.run,
+                "round": self.round,
+                "weights": weights_digest(self.weights),
+            }
+        )
+
 
 @dataclass(frozen=True)
 class EvaluateReply:
@@ -128,6 +145,17 @@ class CloseRequest:
     run: str
     heads: Mapping[str, str]
     model_digest: str
+
+    def digest(self) -> str:
+        """Digest of every field."""
+        return digest(
+            {
+                "experiment": self.experiment_digest,
+                "run": self.run,
+                "heads": dict(self.heads),
+                "model": self.model_digest,
+            }
+        )
 
 
 @dataclass(frozen=True)

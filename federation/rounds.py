@@ -73,14 +73,23 @@ class LocalRounds:
     """Answers a hub's requests with one site's data. Implements ``messages.SiteRounds``.
 
     Args:
+        halted: Whether the operator has stopped the site: a round then ends at its next step.
+        hub_key: Of the hub whose requests these are: approvals must name it. None on one machine.
         randomness: Makes the source of one round's sampling and noise. What any other source than
             the default has touched is marked in the ledger, which then never verifies.
     """
 
     def __init__(
-        self, site: Site, *, randomness: Callable[[], Randomness] = SecureRandomness
+        self,
+        site: Site,
+        *,
+        hub_key: str | None = None,
+        halted: Callable[[], bool] = lambda: False,
+        randomness: Callable[[], Randomness] = SecureRandomness,
     ) -> None:
         self._site = site
+        self._hub_key = hub_key
+        self._halted = halted
         self._randomness = randomness
         self._one_round = threading.Lock()
         # Of each experiment and part the newest: what is in memory of an older one is let go.
@@ -94,7 +103,7 @@ class LocalRounds:
         """
         with self._failures_stay_here("describe"):
             now = self._site.ingested()
-            self._site.approved(request.experiment_digest, now)
+            self._approved(request.experiment_digest, now)
             self._site.ledger.reserve(request.experiment_digest, request.run)
             return self._site.describe(request.experiment_digest, now["protected"])
 
@@ -117,7 +126,7 @@ class LocalRounds:
         """
         with self._failures_stay_here("evaluate"):
             now = self._site.ingested()
-            experiment = self._site.approved(request.experiment_digest, now)
+            experiment = self._approved(request.experiment_digest, now)
             if not self._site.has_public:
                 return EvaluateReply(scores={})
             public = self._dataset(experiment, "public", now)
@@ -139,6 +148,9 @@ class LocalRounds:
             )
         return CloseReply(closing.to_json())
 
+    def _approved(self, experiment_digest: str, now: Ingested) -> Experiment:
+        return self._site.approved(experiment_digest, now, hub_key=self._hub_key)
+
     def _charged_update(self, request: TrainRequest) -> tuple[bytes, Receipt]:
         ledger = self._site.ledger
         key = RoundKey(request.run, request.round, request.attempt)
@@ -146,7 +158,7 @@ class LocalRounds:
         if sent is not None:
             return sent
         now = self._site.ingested()
-        experiment = self._site.approved(request.experiment_digest, now)
+        experiment = self._approved(request.experiment_digest, now)
         plan = make_plan(experiment)
         _require_fitting(experiment, request)
         # A table of consent that cannot be read, or images that are not those that were approved,
@@ -182,12 +194,14 @@ class LocalRounds:
                 self._site.log_failure("the record of a lost round")
             raise
 
-    def _require_approved(self, experiment_digest: str) -> None:
-        """Stop a round in its next step once the approval was withdrawn.
+    def _require_going_on(self, experiment_digest: str) -> None:
+        """Stop a round in its next step once the site was halted or the approval withdrawn.
 
         Raises:
             FederationError: It was. From outside this looks like any other failure.
         """
+        if self._halted():
+            raise FederationError("The site was stopped by its operator, and the round with it.")
         if self._site.ledger.approval_for(experiment_digest, used_up=True) is None:
             raise FederationError("The approval was withdrawn, and the round was stopped.")
 
@@ -222,7 +236,7 @@ class LocalRounds:
             randomness=work.randomness,
             on_failure=log,
             audit=audit,
-            before_step=lambda: self._require_approved(request.experiment_digest),
+            before_step=lambda: self._require_going_on(request.experiment_digest),
         )
         if audit is not None:
             audits.keep(request.experiment_digest, request.run, audit)

@@ -146,7 +146,13 @@ class Site(SiteData):
         if not plan.is_private:
             self.require_no_people()
 
-    def approved(self, experiment_digest: str, now: Ingested | None = None) -> Experiment:
+    def approved(
+        self,
+        experiment_digest: str,
+        now: Ingested | None = None,
+        *,
+        hub_key: str | None = None,
+    ) -> Experiment:
         """Return the experiment that was approved under this digest.
 
         Whether somebody is protected and public is looked at each time: an approval is bound to
@@ -154,6 +160,7 @@ class Site(SiteData):
 
         Args:
             now: The manifests that are going to be used.
+            hub_key: Of the hub that has signed the request; None on one machine.
 
         Raises:
             Refused: ``not_approved``: never approved here, or data or terms have changed since.
@@ -164,8 +171,9 @@ class Site(SiteData):
         path = self._experiment_path(experiment_digest)
         if record is None or not path.is_file():
             raise Refused("not_approved", f"no open approval for {experiment_digest}")
-        if record.body["hub_key"] is not None:
-            raise Refused("not_approved", "the approval is for a hub, and none has signed this")
+        if record.body["hub_key"] != hub_key:
+            whose = f"hub {hub_key[:16]}" if hub_key else "this machine, without a hub"
+            raise Refused("not_approved", f"the approval is not for {whose}")
         if record.body["leaves"] != list(self.leaves):
             raise Refused(
                 "not_approved",

@@ -107,6 +107,26 @@ class SitePolicy(Strict):
         return self
 
 
+class HubConfig(Strict):
+    """The one hub that this site answers, and how to reach it. The site opens no port for it.
+
+    Attributes:
+        address: Host and port of the hub's proxy.
+        key: The hub's Ed25519 public key, hex: what it signs its requests with. Compare it with
+            the hub's operator over the telephone; approvals are bound to it.
+        ca: Who has signed the certificate of the hub's proxy, PEM.
+        certificate: What this site shows to the proxy, PEM; ``cohortium hub add-site`` makes it.
+        tick_s: Replies leave at multiples of so many seconds after their request was read, so
+            that the time a round takes tells less. 0: at once.
+    """
+
+    address: Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-\[\]:]+:\d{1,5}$")]
+    key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    ca: Path
+    certificate: Path
+    tick_s: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 10.0
+
+
 class SiteConfig(Strict):
     """The site file. Relative paths start at the folder of the file.
 
@@ -123,6 +143,7 @@ class SiteConfig(Strict):
             of its data sets are found there.
         high_water_mark: A file on other storage than ``state``, which a restored backup of the
             site does not bring back, too: it shows that the ledger is an older copy.
+        hub: The hub that this site answers; none for sites that only run on this machine.
     """
 
     site: Identifier
@@ -139,6 +160,7 @@ class SiteConfig(Strict):
     authors: dict[Name, Fingerprint] = Field(default_factory=dict)
     linking: Path | None = None
     high_water_mark: Path | None = None
+    hub: HubConfig | None = None
     policy: SitePolicy
 
     @property
@@ -177,11 +199,15 @@ class SiteConfig(Strict):
     def tables(self) -> tuple[Path, ...]:
         """Return every table and certificate that the file names."""
         beside = tuple(path for source in self.every_source for path in _tables(source))
-        return beside + ((self.consent.path,) if self.consent else ())
+        hub = (self.hub.ca, self.hub.certificate) if self.hub else ()
+        return beside + hub + ((self.consent.path,) if self.consent else ())
 
     def located(self, home: Path) -> "SiteConfig":
         """Return the settings with their relative paths starting at ``home``."""
-        public, consent = self.public, self.consent
+        public, consent, hub = self.public, self.consent, self.hub
+        if hub is not None:
+            there = {"ca": home / hub.ca, "certificate": home / hub.certificate}
+            hub = hub.model_copy(update=there)
         if public is not None:
             public = public.model_copy(update={"source": _located(public.source, home)})
         if consent is not None:
@@ -194,6 +220,7 @@ class SiteConfig(Strict):
                 "protected": _located(self.protected, home),
                 "public": public,
                 "consent": consent,
+                "hub": hub,
             }
         )
 

@@ -114,6 +114,7 @@ def approve(  # noqa: PLR0913, PLR0917 - options of a command
         ethics_reference=ethics_reference,
         legal_basis=legal_basis,
         expires=_end_of(expires) if expires else None,
+        hub_key=site.config.hub.key if site.config.hub else None,
         author=site.require_author(loaded, read_signature(signature_path(experiment))),
     )
     with show.working("Trying the experiment on every subject"):

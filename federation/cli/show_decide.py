@@ -9,6 +9,7 @@ from federation.cli.show import epsilon
 from federation.experiment import Experiment, RegressionTask
 from federation.ledger.entries import Terms
 from federation.ledger.filter import PoissonGaussian
+from federation.ledger.keys import fingerprint_of
 from federation.ledger.records import Record
 from federation.ledger.recovery import Forgotten
 from federation.privacy.plan import PrivacyPlan
@@ -53,6 +54,12 @@ def _what(experiment: Experiment, terms: Terms) -> list[tuple[str, str]]:
     ]
 
 
+def _recipient(hub_key: str | None) -> str:
+    if hub_key is None:
+        return "runs on this machine alone: the site file names no hub"
+    return f"the hub with key {fingerprint_of(bytes.fromhex(hub_key))}, and to no other"
+
+
 def _learnt(experiment: Experiment) -> str:
     task = experiment.task
     return task.value if isinstance(task, RegressionTask) else ", ".join(task.classes)
@@ -78,6 +85,7 @@ def _cost(plan: PrivacyPlan, quote: Quote, terms: Terms) -> list[tuple[str, str]
             f"{epsilon(quote.limit)} at most (delta {quote.delta:g}){fits}",
         ),
         ("what leaves", "; ".join(terms.leaves)),
+        ("goes to", _recipient(terms.hub_key)),
     ]
 
 

@@ -1,7 +1,9 @@
-"""A site as a Flower ``ClientApp``: decode, call the site, encode. Nothing else happens here."""
+"""A site as a Flower ``ClientApp``: decode, check who asks, call the site, encode. Nothing else."""
 
 import logging
+import secrets
 from collections.abc import Callable
+from typing import TypeVar
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -9,65 +11,80 @@ from flwr.clientapp import ClientApp
 from federation.errors import Refused
 from federation.flower import wire
 from federation.messages import SiteRounds
+from federation.signed_requests import Asked, Gate
 
 # The site's own log. Its text can hold file names and values, so no handler may send it away.
 _site_log = logging.getLogger("cohortium.site")
 
+_Request = TypeVar("_Request", bound=Asked)
 
-def client_app(rounds: SiteRounds) -> ClientApp:
+
+def client_app(rounds: SiteRounds, gate: Gate | None = None) -> ClientApp:
     """Return the app that answers a hub's messages with ``rounds``.
 
     A refusal leaves as its code alone. Every other failure leaves as ``round_failed``, whatever
     it was: an error's text, or the kind of error, can depend on protected data.
+
+    Args:
+        gate: Lets through what the site's own hub has signed. None on one machine, where no
+            approval names a hub.
     """
     app = ClientApp()
 
     @app.query()
     def query(message: Message, _context: Context) -> Message:
-        return _answered(message, lambda content: _describe(rounds, content))
+        def answer(content: RecordDict) -> RecordDict:
+            request = _asked("describe", wire.decode_describe_request, content, gate)
+            return wire.encode_description(rounds.describe(request))
+
+        return _answered(message, answer)
 
     @app.query(wire.CLOSE)
     def close(message: Message, _context: Context) -> Message:
-        return _answered(message, lambda content: _close(rounds, content))
+        def answer(content: RecordDict) -> RecordDict:
+            request = _asked("close", wire.decode_close_request, content, gate)
+            return wire.encode_close_reply(rounds.close(request))
+
+        return _answered(message, answer)
 
     @app.train()
     def train(message: Message, _context: Context) -> Message:
-        return _answered(message, lambda content: _train(rounds, content))
+        def answer(content: RecordDict) -> RecordDict:
+            request = _asked("train", wire.decode_train_request, content, gate)
+            return wire.encode_train_reply(rounds.train(request))
+
+        return _answered(message, answer)
 
     @app.evaluate()
     def evaluate(message: Message, _context: Context) -> Message:
-        return _answered(message, lambda content: _evaluate(rounds, content))
+        def answer(content: RecordDict) -> RecordDict:
+            request = _asked("evaluate", wire.decode_evaluate_request, content, gate)
+            return wire.encode_evaluate_reply(rounds.evaluate(request))
+
+        return _answered(message, answer)
 
     return app
 
 
-def _describe(rounds: SiteRounds, content: RecordDict) -> RecordDict:
-    request = wire.decode_describe_request(content)
-    return wire.encode_description(rounds.describe(request))
-
-
-def _close(rounds: SiteRounds, content: RecordDict) -> RecordDict:
-    request = wire.decode_close_request(content)
-    return wire.encode_close_reply(rounds.close(request))
-
-
-def _train(rounds: SiteRounds, content: RecordDict) -> RecordDict:
-    request = wire.decode_train_request(content)
-    return wire.encode_train_reply(rounds.train(request))
-
-
-def _evaluate(rounds: SiteRounds, content: RecordDict) -> RecordDict:
-    request = wire.decode_evaluate_request(content)
-    return wire.encode_evaluate_reply(rounds.evaluate(request))
+def _asked(
+    kind: str, decode: Callable[[RecordDict], _Request], content: RecordDict, gate: Gate | None
+) -> _Request:
+    """Return what is asked, once it is sure that this site's hub asks it now."""
+    rest, signature = wire.take_signature(content)
+    request = decode(rest)
+    if gate is not None:
+        gate.check(kind, request, signature)
+    return request
 
 
 def _answered(message: Message, answer: Callable[[RecordDict], RecordDict]) -> Message:
+    kind, correlation = message.metadata.message_type, secrets.token_hex(8)
     try:
         content = answer(message.content)
     except Refused as refusal:
-        _site_log.warning("Refused a %s request: %s", message.metadata.message_type, refusal)
-        content = wire.encode_refusal(refusal.code)
+        _site_log.warning("Refused a %s request (%s): %s", kind, correlation, refusal)
+        content = wire.encode_refusal(refusal.code, correlation)
     except Exception:
-        _site_log.exception("A %s request failed.", message.metadata.message_type)
-        content = wire.encode_refusal("round_failed")
+        _site_log.exception("A %s request failed (%s).", kind, correlation)
+        content = wire.encode_refusal("round_failed", correlation)
     return Message(content, reply_to=message)

@@ -8,7 +8,7 @@ from flwr.serverapp import Grid
 
 from federation.errors import FederationError, Refused
 from federation.flower import wire
-from federation.flower.grid import LocalGrid
+from federation.flower.grid import NamedGrid
 from federation.flower.refusals import INVALID_REPLY, NO_REPLY
 from federation.messages import DescribeRequest, Description
 
@@ -46,7 +46,7 @@ def ask_who_takes_part(grid: Grid, request: DescribeRequest, *, timeout_s: float
     sites: dict[int, Description] = {}
     for node_id, reply in answers.by_node.items():
         try:
-            sites[node_id] = _described(reply, names[node_id], known=isinstance(grid, LocalGrid))
+            sites[node_id] = _described(reply, names[node_id], known=isinstance(grid, NamedGrid))
         except (Refused, FederationError) as error:
             answers.refuse(node_id, error)
     _check_names_differ(sites)
@@ -102,7 +102,7 @@ class Answers:
 
 
 def _node_names(grid: Grid) -> dict[int, str]:
-    if isinstance(grid, LocalGrid):
+    if isinstance(grid, NamedGrid):
         return grid.names
     return {node_id: f"node {node_id}" for node_id in grid.get_node_ids()}
 

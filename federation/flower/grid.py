@@ -5,6 +5,7 @@ bytes, both ways), so what works here does not depend on sharing memory.
 """
 
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 
@@ -26,7 +27,16 @@ LOCAL_RUN_ID = 1
 Recorder = Callable[[str, str, bytes], None]
 
 
-class LocalGrid(Grid):
+class NamedGrid(Grid):
+    """A grid whose sites are known by name before they answer."""
+
+    @property
+    @abstractmethod
+    def names(self) -> dict[int, str]:
+        """Node id to site name, in name order."""
+
+
+class LocalGrid(NamedGrid):
     """Runs client apps where the server app runs.
 
     With ``max_workers=1`` sites run one after another in the order of their names. A site that

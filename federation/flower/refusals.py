@@ -5,7 +5,7 @@ from collections.abc import Mapping
 NO_REPLY = "no_reply"
 INVALID_REPLY = "invalid_reply"
 
-# What each code means, and the way out. The first eight are said by sites, the last two here.
+# What each code means, and the way out. All but the last two are said by sites.
 _MEANING = {
     "invalid_request": (
         "did not understand the request",
@@ -26,6 +26,14 @@ _MEANING = {
     "equivocation": (
         "was asked for the same round twice with different content",
         "Start a new run; if you did not repeat this one, ask who else can send to the site.",
+    ),
+    "not_from_hub": (
+        "knows another hub than the one that asks",
+        "Compare this hub's key with the one in the site file: cohortium hub status.",
+    ),
+    "expired": (
+        "finds that the request came too late, or from a clock that is ahead",
+        "Compare the clocks of hub and site, or raise the deadline.",
     ),
     "lost": (
         "was stopped after it had paid for this round",

@@ -1,7 +1,7 @@
 """Messages between hub and site as Flower records, and back. Nothing here is ever unpickled.
 
 A request that is not exactly what the format asks for raises ``Refused("invalid_request")``; a
-reply that is not raises ``FederationError``. Format 2:
+reply that is not raises ``FederationError``. Format 3:
 
 ==================  =======================================================================
 describe request    ``request``: format, experiment_digest, run
@@ -13,7 +13,8 @@ description         ``description``: texts; ``versions``: texts
 train reply         ``reply``: receipt (canonical JSON); ``update``: safetensors bytes
 evaluate reply      ``scores``: floats
 close reply         ``reply``: closing (canonical JSON)
-refusal             ``refusal``: code
+refusal             ``refusal``: code, correlation (random, hex)
+every request       ``signature``, where a hub asks: hub_key, issued, expires, signature
 ==================  =======================================================================
 """
 
@@ -21,6 +22,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -41,8 +43,9 @@ from federation.messages import (
     TrainReply,
     TrainRequest,
 )
+from federation.signed_requests import RequestSignature
 
-FORMAT = 2
+FORMAT = 3
 MAX_ROUNDS = 1_000_000
 # Flower's name for the second kind of query that a site answers.
 CLOSE = "close"
@@ -50,6 +53,14 @@ CLOSE = "close"
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _RUN = re.compile(r"[0-9a-f]{8,64}")
 _PUBLIC_KEY = re.compile(r"[0-9a-f]{64}")
+_SIGNATURE = re.compile(r"[0-9a-f]{128}")
+_CORRELATION = re.compile(r"[0-9a-f]{16}")
+_SIGNATURE_FIELDS: dict[str, type] = {
+    "hub_key": str,
+    "issued": int,
+    "expires": int,
+    "signature": str,
+}
 _RUN_FIELDS: dict[str, type] = {"format": int, "experiment_digest": str, "run": str}
 _DESCRIPTION_FIELDS = (
     "site",
@@ -128,13 +139,36 @@ def decode_close_request(content: RecordDict) -> CloseRequest:
         return CloseRequest(**values, heads=_heads(content))
 
 
+def signed(content: RecordDict, signature: RequestSignature) -> RecordDict:
+    """Return a request with its hub's signature. The records themselves are shared."""
+    records_by_name = dict(content) | {"signature": ConfigRecord(asdict(signature))}
+    return RecordDict(records_by_name)
+
+
+def take_signature(content: RecordDict) -> tuple[RecordDict, RequestSignature | None]:
+    """Return a request without its signature, and the signature; raises ``Refused``."""
+    if "signature" not in content:
+        return content, None
+    with _refusing():
+        config = records.record(content, "signature", ConfigRecord)
+        values = records.fields(config, _SIGNATURE_FIELDS, "signature")
+        check(bool(_PUBLIC_KEY.fullmatch(values["hub_key"])), "signature: no public key")
+        check(bool(_SIGNATURE.fullmatch(values["signature"])), "signature: not 64 bytes in hex")
+        rest = {name: record for name, record in content.items() if name != "signature"}
+        return RecordDict(rest), RequestSignature(**values)
+
+
 # Replies: written by a site, read by the hub.
 
 
-def encode_refusal(code: str) -> RecordDict:
-    """Decline with one of ``REFUSAL_CODES``; any other text becomes ``round_failed``."""
+def encode_refusal(code: str, correlation: str) -> RecordDict:
+    """Decline with one of ``REFUSAL_CODES``; any other text becomes ``round_failed``.
+
+    Args:
+        correlation: 16 random hex digits, which the site's log has, too.
+    """
     known = code if code in REFUSAL_CODES else "round_failed"
-    return RecordDict({"refusal": ConfigRecord({"code": known})})
+    return RecordDict({"refusal": ConfigRecord({"code": known, "correlation": correlation})})
 
 
 def encode_description(description: Description) -> RecordDict:
@@ -251,18 +285,19 @@ def _weights(content: RecordDict) -> dict[str, Any]:
 def _reply(content: RecordDict, what: str, read: Callable[[RecordDict], _Reply]) -> _Reply:
     try:
         if "refusal" in content:
-            raise Refused(_refusal_code(content))
+            raise _refusal(content)
         return read(content)
     except MalformedRecordError as error:
         raise FederationError(f"The site's {what} reply is malformed: {error}.") from error
 
 
-def _refusal_code(content: RecordDict) -> str:
+def _refusal(content: RecordDict) -> Refused:
     records.check_keys(content, {"refusal"}, "refusal message")
     config = records.record(content, "refusal", ConfigRecord)
-    code = records.fields(config, {"code": str}, "refusal")["code"]
-    check(code in REFUSAL_CODES, "refusal: unknown code")
-    return str(code)
+    values = records.fields(config, {"code": str, "correlation": str}, "refusal")
+    check(values["code"] in REFUSAL_CODES, "refusal: unknown code")
+    check(bool(_CORRELATION.fullmatch(values["correlation"])), "refusal: no correlation")
+    return Refused(values["code"], correlation=values["correlation"])
 
 
 def _description(content: RecordDict) -> Description:

@@ -211,11 +211,11 @@ class TestReplies:
             wire.decode_description,
         ):
             with pytest.raises(Refused) as caught:
-                decode(wire.encode_refusal(code))
+                decode(wire.encode_refusal(code, "0123456789abcdef"))
             assert caught.value.code == code
 
     def test_a_refusal_cannot_carry_other_text(self):
-        content = wire.encode_refusal("/data/doe_jane.dcm")
+        content = wire.encode_refusal("/data/doe_jane.dcm", "0123456789abcdef")
         assert dict(content["refusal"]) == {"code": "round_failed"}
 
     def test_a_refusal_with_an_unknown_code_is_malformed(self):

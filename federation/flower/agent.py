@@ -1,0 +1,195 @@
+"""A site's agent: takes requests from its hub, answers with the installed app, one at a time.
+
+It runs nothing that it was sent, answers four kinds of messages and refuses all others, writes down
+what it sends before it sends it, and lets replies leave at ticks of a clock rather than when the
+work is done.
+"""
+
+import hashlib
+import logging
+import math
+import secrets
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from time import monotonic
+from typing import Protocol
+
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    no_object_id_recompute,
+)
+
+from federation.canonical import digest_bytes
+from federation.egress import EgressJournal
+from federation.errors import FederationError
+from federation.flower import wire
+from federation.flower.fleet import NotAdmittedError, UnreachableError
+
+_site_log = logging.getLogger("cohortium.site")
+
+# What a hub may ask, as Flower calls it and as we do.
+KINDS = {
+    "query": "describe",
+    f"query.{wire.CLOSE}": "close",
+    "train": "train",
+    "evaluate": "evaluate",
+}
+# How often a site looks for work, in seconds.
+POLL_S = 0.25
+Told = Callable[[str], None]
+
+
+class Connection(Protocol):
+    """What an agent needs of ``fleet.FleetConnection``."""
+
+    address: str
+
+    def take(self) -> Message | None:
+        """Return the next message for this site."""
+        ...
+
+    def give(self, reply: Message) -> None:
+        """Send a reply."""
+        ...
+
+
+class Agent:
+    """Answers a hub until it is told to stop.
+
+    Args:
+        app: The site's own, see ``client_app``.
+        tick_s: Replies leave at multiples of so many seconds after their request was read.
+        stop: Set to end; a round that is under way stops at its next step.
+        paused: Whether new requests are to wait, looked at before each.
+        told: Called with a few words whenever what the agent does changes.
+    """
+
+    def __init__(  # noqa: PLR0913 - all of a site's way out, by keyword
+        self,
+        app: ClientApp,
+        journal: EgressJournal,
+        *,
+        tick_s: float,
+        stop: threading.Event,
+        paused: Callable[[], bool] = lambda: False,
+        told: Told = lambda _: None,
+    ) -> None:
+        self._app = app
+        self._journal = journal
+        self._tick_s = tick_s
+        self._stop = stop
+        self._paused = paused
+        self._told = told
+        self._unsent: Message | None = None
+
+    def serve(
+        self,
+        connect: Callable[[], AbstractContextManager[Connection]],
+        *,
+        outage_s: float = 24 * 3600.0,
+    ) -> None:
+        """Stay connected and answer, through outages of up to ``outage_s`` seconds each.
+
+        Raises:
+            UnreachableError: The hub was away for longer.
+            NotAdmittedError: The hub or its proxy refuses this site.
+        """
+        last, pause = monotonic(), 1.0
+        while not self._stop.is_set():
+            try:
+                with connect() as connection:
+                    self._told(f"connected to {connection.address}")
+                    last, pause = monotonic(), 1.0
+                    self._answer_all(connection)
+            except UnreachableError as error:
+                if monotonic() - last > outage_s:
+                    raise
+                self._told(f"waiting for the hub: {error}")
+                self._stop.wait(pause)
+                pause = min(2 * pause, 30.0)
+
+    def _answer_all(self, connection: Connection) -> None:
+        while not self._stop.is_set():
+            if self._paused():
+                self._told("paused by the operator")
+                self._stop.wait(1.0)
+                continue
+            try:
+                self._give_unsent(connection)
+                message = connection.take()
+                if message is None:
+                    self._told("waiting for requests")
+                    self._stop.wait(POLL_S)
+                else:
+                    self._answer(connection, message)
+            except (UnreachableError, NotAdmittedError):
+                raise
+            except FederationError as error:
+                self._unsent = None
+                _site_log.warning("Left unanswered: %s", error)
+                self._stop.wait(POLL_S)
+
+    def _answer(self, connection: Connection, message: Message) -> None:
+        began, kind = monotonic(), KINDS.get(message.metadata.message_type, "unknown")
+        self._told(f"answering a {kind} request")
+        reply = self._reply(message, kind)
+        self._wait_for_tick(began)
+        if not self._stop.is_set():
+            self._note(connection.address, kind, reply)
+            self._unsent = reply
+            self._give_unsent(connection)
+
+    def _give_unsent(self, connection: Connection) -> None:
+        """Send what was journalled; after an outage, once more."""
+        if self._unsent is not None:
+            connection.give(self._unsent)
+            self._unsent = None
+
+    def _reply(self, message: Message, kind: str) -> Message:
+        if kind == "unknown" or not message.has_content():
+            correlation = secrets.token_hex(8)
+            _site_log.warning("Refused a message of no known kind (%s).", correlation)
+            return Message(wire.encode_refusal("invalid_request", correlation), reply_to=message)
+        metadata = message.metadata
+        context = Context(
+            run_id=metadata.run_id,
+            node_id=metadata.dst_node_id,
+            node_config={},
+            state=RecordDict(),
+            run_config={},
+        )
+        return self._app(message, context)
+
+    def _wait_for_tick(self, began: float) -> None:
+        if self._tick_s > 0:
+            ticks = math.ceil((monotonic() - began) / self._tick_s)
+            self._stop.wait(max(0.0, began + max(1, ticks) * self._tick_s - monotonic()))
+
+    def _note(self, address: str, kind: str, reply: Message) -> None:
+        with no_object_id_recompute():
+            contents = [one.deflate() for one in get_all_nested_objects(reply).values()]
+        whole = hashlib.sha256()
+        for content in contents:
+            whole.update(content)
+        self._journal.note(
+            to=address,
+            kind=kind,
+            answer=_answer_of(reply.content),
+            num_bytes=sum(map(len, contents)),
+            digest=f"sha256:{whole.hexdigest()}",
+            update_digest=_update_of(reply.content),
+        )
+
+
+def _answer_of(content: RecordDict) -> str:
+    refusal = content.get("refusal")
+    return str(refusal["code"]) if isinstance(refusal, Mapping) else "reply"
+
+
+def _update_of(content: RecordDict) -> str | None:
+    if "update" not in content:
+        return None
+    return digest_bytes(wire.decode_train_reply(content).payload)

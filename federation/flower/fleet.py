@@ -1,0 +1,334 @@
+"""A site's only way out: Flower's fleet API, through the hub's proxy, over mutual TLS.
+
+Flower's own SuperNode would do more than a site wants: it fetches and runs the app that a hub
+sends. This takes messages and gives replies. Nothing of an app is ever asked for.
+"""
+
+import ssl
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from flwr.app import Message
+from flwr.app.message import remove_content_from_message
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.fleet_pb2 import (
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    PullMessagesRequest,
+    PushMessagesRequest,
+)
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.inflatable.inflatable_object import (
+    InflatableObject,
+    get_all_nested_objects,
+    get_object_id,
+    get_object_tree,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_protobuf_utils import (
+    make_pull_object_fn_protobuf,
+    make_push_object_fn_protobuf,
+)
+from flwr.supercore.inflatable.inflatable_utils import (
+    inflate_object_from_contents,
+    pull_objects,
+    push_object_contents_from_iterable,
+    validate_object_content,
+)
+from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from federation.errors import FederationError
+from federation.flower.records import MAX_TENSORS, MAX_WEIGHTS_BYTES
+
+# How often a site says that it is there, in seconds, and how long one call may take.
+HEARTBEAT_S = 10.0
+CALL_TIMEOUT_S = 60.0
+_MAX_OBJECTS = 4 * MAX_TENSORS
+# Names, shapes and other records beside the weights.
+_MAX_MESSAGE_BYTES = MAX_WEIGHTS_BYTES + 64 * 1024**2
+_BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
+# Flower's answer to a site that is there already, or was until a moment ago and is still on lease.
+_ON_LEASE = 412
+
+_Answer = TypeVar("_Answer")
+
+
+class UnreachableError(FederationError):
+    """The hub cannot be reached just now; trying again later may do."""
+
+
+class NotAdmittedError(FederationError):
+    """The hub does not know this site's key, or its proxy not this site's certificate."""
+
+
+class RunOverError(FederationError):
+    """The run that a message belongs to has ended at the hub."""
+
+
+def tls_context(ca: Path, certificate: Path, key: Path) -> ssl.SSLContext:
+    """Return TLS 1.2 or later that trusts this authority alone and shows this certificate.
+
+    Raises:
+        FederationError: A file is missing or does not fit the others.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_verify_locations(cafile=ca)
+        context.load_cert_chain(certificate, key)
+    except (OSError, ssl.SSLError) as error:
+        raise FederationError(
+            f"The certificates for the hub cannot be used ({error}): {ca}, {certificate} and the "
+            f"key {key} must be there and belong together. 'cohortium site keygen' makes the key, "
+            "and the hub's operator the certificate for it: cohortium hub add-site."
+        ) from error
+    return context
+
+
+def load_node_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Return the key that a site's connection is known by.
+
+    Raises:
+        FederationError: It is missing or none.
+    """
+    try:
+        key = load_pem_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError) as error:
+        raise FederationError(
+            f"{path} is not the key of a connection ({error}). Make one with 'cohortium site "
+            "keygen' and let the hub's operator register it."
+        ) from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise FederationError(f"{path} is not an elliptic-curve key. Make one with 'site keygen'.")
+    return key
+
+
+class FleetConnection:
+    """One site's connection. Use it as a context manager: it leaves the hub in order.
+
+    Args:
+        address: Host and port of the hub's proxy.
+        patience_s: How long one call is repeated while the hub cannot be reached, in seconds.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        context: ssl.SSLContext,
+        key: ec.EllipticCurvePrivateKey,
+        *,
+        patience_s: float = 120.0,
+    ) -> None:
+        self.address = address
+        self._public_key = public_key_to_bytes(key.public_key())
+        self._patience_s = patience_s
+        self._node: Node | None = None
+        self._over = threading.Event()
+        self._heart: threading.Thread | None = None
+        self._client = FleetHttpClient(
+            f"https://{address}",
+            interceptors=[
+                RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+                NodeAuthHttpInterceptor(key, key.public_key()),
+            ],
+            verify=context,
+            timeout=CALL_TIMEOUT_S,
+        )
+
+    def __enter__(self) -> Self:
+        """Tell the hub that this site is there.
+
+        Raises:
+            UnreachableError: The hub does not answer, or still holds the lease of a site that was
+                killed a moment ago.
+            NotAdmittedError: It does not know this site.
+        """
+        try:
+            request = ActivateNodeRequest(
+                public_key=self._public_key, heartbeat_interval=HEARTBEAT_S
+            )
+            answer = self._call(self._client.ActivateNode, request)
+        except BaseException:
+            self._client.close()
+            raise
+        self._node = Node(node_id=answer.node_id)
+        self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._heart.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave; if the hub does not hear it, the lease runs out."""
+        self._over.set()
+        if self._heart is not None:
+            self._heart.join(timeout=CALL_TIMEOUT_S)
+        try:
+            if self._node is not None:
+                self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
+        except (httpx.HTTPError, RuntimeError, ValueError):
+            pass
+        finally:
+            self._client.close()
+
+    def take(self) -> Message | None:
+        """Return the next whole message for this site, or None if there is none.
+
+        Raises:
+            UnreachableError, NotAdmittedError, RunOverError: See there.
+            FederationError: What arrived is no message.
+        """
+        answer = self._call(self._client.PullMessages, PullMessagesRequest(node=self._node))
+        if not answer.messages_list:
+            return None
+        shell = message_from_proto(answer.messages_list[0])
+        run_id = shell.metadata.run_id
+        contents = self._contents(run_id, answer.message_object_trees[0])
+        message = _inflated(shell.metadata.message_id, contents)
+        if message.metadata.run_id != run_id:
+            raise FederationError("The hub sent a message of one run as another's.")
+        message.metadata.__dict__["_message_id"] = shell.metadata.message_id
+        received = ConfirmMessageReceivedRequest(
+            node=self._node, run_id=run_id, message_object_id=shell.metadata.message_id
+        )
+        self._call(self._client.ConfirmMessageReceived, received)
+        return message
+
+    def give(self, reply: Message) -> None:
+        """Send a reply. The time that it took to make is told as zero.
+
+        Raises:
+            UnreachableError, NotAdmittedError, RunOverError: See there.
+        """
+        with no_object_id_recompute():
+            reply.metadata.__dict__["_message_id"] = reply.object_id
+            objects = get_all_nested_objects(reply)
+            request = PushMessagesRequest(
+                node=self._node,
+                messages_list=[message_to_proto(remove_content_from_message(reply))],
+                message_object_trees=[get_object_tree(reply)],
+                clientapp_runtime_list=[0.0],
+            )
+            answer = self._call(self._client.PushMessages, request)
+            push = make_push_object_fn_protobuf(
+                lambda one: self._call(self._client.PushObject, one),
+                self._required_node(),
+                reply.metadata.run_id,
+                answer.session_id,
+            )
+            wanted = set(answer.objects_to_push)
+            contents = ((i, one.deflate()) for i, one in objects.items() if i in wanted)
+            push_object_contents_from_iterable(contents, push)
+
+    def _contents(self, run_id: int, tree: ObjectTree) -> dict[str, bytes]:
+        """Fetch every part of a message, none of them other than its digest says."""
+        ids = list(dict.fromkeys(one.object_id for one in iterate_object_tree(tree)))
+        if len(ids) > _MAX_OBJECTS:
+            raise FederationError(f"A message has {len(ids)} parts, more than {_MAX_OBJECTS}.")
+        fetch = make_pull_object_fn_protobuf(
+            lambda one: self._call(self._client.PullObject, one), self._required_node(), run_id
+        )
+        so_far = 0
+
+        def checked(object_id: str) -> bytes:
+            nonlocal so_far
+            content = fetch(object_id)
+            so_far += len(content)
+            if so_far > _MAX_MESSAGE_BYTES:
+                raise FederationError(f"A message exceeds {_MAX_MESSAGE_BYTES} bytes.")
+            if get_object_id(content) != object_id:
+                raise FederationError("A part of a message is not what its digest says.")
+            validate_object_content(content)
+            return content
+
+        return pull_objects(ids, checked, max_time=self._patience_s)
+
+    def _required_node(self) -> Node:
+        if self._node is None:
+            raise RuntimeError("Enter the connection before using it.")
+        return self._node
+
+    def _beat(self) -> None:
+        """Keep the lease. A beat that fails is no event: the next call to the hub will tell."""
+        while not self._over.wait(HEARTBEAT_S / 2):
+            request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=HEARTBEAT_S)
+            try:
+                self._client.SendNodeHeartbeat(request)
+            except (httpx.HTTPError, RuntimeError, ValueError):
+                continue
+
+    def _call(self, method: Callable[[Any], _Answer], request: Any) -> _Answer:
+        """Call, and again while the hub is away, with growing pauses, for ``patience_s``."""
+        end, pause = monotonic() + self._patience_s, 0.2
+        while True:
+            try:
+                return method(request)
+            except httpx.HTTPStatusError as error:
+                failure = _meaning(error.response, self.address)
+            except httpx.TransportError as error:
+                failure = _not_reached(error, self.address)
+            if not isinstance(failure, UnreachableError) or monotonic() + pause > end:
+                raise failure
+            if self._over.wait(pause):
+                raise failure
+            pause = min(2 * pause, 10.0)
+
+
+def _inflated(object_id: str, contents: dict[str, bytes]) -> Message:
+    try:
+        message = inflate_object_from_contents(object_id, contents)
+    except Exception as error:  # Flower's parsers raise what Python does on odd bytes.
+        raise FederationError("The hub sent what is no message.") from error
+    if not isinstance(message, Message) or not isinstance(message, InflatableObject):
+        raise FederationError("The hub sent what is no message.")
+    return message
+
+
+def _meaning(response: httpx.Response, address: str) -> FederationError:
+    """Say what a status means; the hub's own text is not repeated."""
+    status = response.status_code
+    if status in _BUSY:
+        return UnreachableError(f"The hub at {address} is not ready (HTTP {status}).")
+    if status == _ON_LEASE:
+        return UnreachableError(
+            f"The hub at {address} holds another connection of this site. If it was killed, the "
+            "hub lets go within a minute; otherwise a second copy of it runs somewhere."
+        )
+    if status == 401:
+        return NotAdmittedError(
+            f"The hub at {address} does not know this site's key (HTTP 401). Ask its operator to "
+            "register it: cohortium hub add-site. If it is registered, compare the clocks: they "
+            "may differ by seconds only."
+        )
+    if status == 403:
+        return RunOverError(f"The run has ended at the hub at {address} (HTTP 403).")
+    return NotAdmittedError(
+        f"The hub at {address} refuses this site (HTTP {status}): its certificate is missing, "
+        "expired or revoked, or the versions of the software do not fit."
+    )
+
+
+def _not_reached(error: httpx.TransportError, address: str) -> FederationError:
+    text = str(error)
+    if "CERTIFICATE_VERIFY_FAILED" in text or "certificate verify failed" in text:
+        return NotAdmittedError(
+            f"The certificate of {address} is not signed by the authority in the site file "
+            f"({text}). Nothing was sent. Compare 'hub.ca' with what the hub's operator gave you."
+        )
+    return UnreachableError(f"The hub at {address} cannot be reached ({type(error).__name__}).")
