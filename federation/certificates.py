@@ -66,6 +66,18 @@ def read_public_key(path: Path) -> ec.EllipticCurvePublicKey:
     return key
 
 
+def read_certificate(path: Path) -> x509.Certificate:
+    """Return a certificate from a PEM file.
+
+    Raises:
+        FederationError: The file is missing, or holds another thing.
+    """
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise FederationError(f"{path} is not a certificate ({error}).") from error
+
+
 def make_authority(folder: Path, name: str) -> None:
     """Make ``ca.key`` and the certificate ``ca.crt`` that it signs itself."""
     key = new_key(folder / "ca.key")

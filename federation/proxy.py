@@ -88,7 +88,7 @@ http {{
             proxy_set_header Host 127.0.0.1;
             proxy_ssl_trusted_certificate {proxy.link_ca};
             proxy_ssl_verify on;
-            proxy_ssl_name 127.0.0.1;
+            proxy_ssl_name localhost;
             proxy_ssl_session_reuse on;
             proxy_read_timeout 120s;
             proxy_request_buffering off;

@@ -4,23 +4,18 @@ The command line, the notebook and the tests all call these functions in this or
 ``open_sites`` -> ``ingest_sites`` -> ``quote`` -> ``approve`` -> ``run_experiment``.
 """
 
-import json
 import os
 import secrets
 import shlex
 import shutil
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
-import yaml
 
 from data_adapters.ingest import IngestReport, Stage
 from federation.authors import Signature
@@ -29,16 +24,14 @@ from federation.experiment import Experiment
 from federation.files import write_atomically
 from federation.flower.client_app import client_app
 from federation.flower.grid import LocalGrid
-from federation.flower.server_app import RunResult, RunStoppedError, run_rounds
-from federation.ledger.filter import BudgetPolicy, FilterState
+from federation.flower.server_app import RunStoppedError, run_rounds
 from federation.messages import RoundFinished, Weights
 from federation.privacy.plan import PrivacyPlan, make_plan
+from federation.results import keep_receipts, record, write_json
 from federation.rounds import LocalRounds
 from federation.separation import require_separate_data
 from federation.site import Part, Permission, Site, open_site
-from federation.tracking.log import log_run
-from federation.tracking.runs import LoggedRun, TrackedModel, TrackedRun
-from federation.tracking.store import open_store
+from federation.tracking.runs import LoggedRun
 from federation.training import initial_weights, require_data_fits, require_trainable
 from federation.withdrawal import finish_exclusions
 from models.weights import weights_to_bytes
@@ -287,8 +280,7 @@ def run_experiment(
         raise
     write_json(out / "closings.json", result.closings)
     write_atomically(out / "model.safetensors", weights_to_bytes(result.weights), mode=0o644)
-    store = open_store(out.resolve() / "mlflow")
-    tracked = log_run(_tracked(experiment, result, run, store))
+    store, tracked = record(experiment, result, run, out)
     seconds = time.monotonic() - started
     return RunSummary(
         run=run,
@@ -305,16 +297,10 @@ def run_experiment(
 
 def _keep_evidence(out: Path, sites: Sequence[Site], receipts: Sequence[dict[str, Any]]) -> None:
     """Write what an auditor starts from: the receipts, and the keys by which sites are known."""
-    write_json(out / "receipts.json", receipts)
+    keep_receipts(out, receipts)
     lines = [f"{site.name} {site.key.fingerprint}\n" for site in sites]
     note = "# Site keys as this run saw them. Compare with what each site gave you itself.\n"
     write_atomically(out / "trust.txt", (note + "".join(lines)).encode(), mode=0o644)
-
-
-def write_json(path: Path, values: Sequence[Mapping[str, Any]]) -> None:
-    """Write what sites have signed, for anybody to read."""
-    text = json.dumps(list(values), indent=1, sort_keys=True)
-    write_atomically(path, text.encode(), mode=0o644)
 
 
 def _outcome(site: Site, events: Sequence[RoundFinished], score: str) -> SiteOutcome:
@@ -332,49 +318,3 @@ def _outcome(site: Site, events: Sequence[RoundFinished], score: str) -> SiteOut
 
 def _score(event: RoundFinished, site: str, name: str, default: float) -> float:
     return event.scores.get(site, {}).get(name, default)
-
-
-def _tracked(experiment: Experiment, result: RunResult, run: str, store: str) -> TrackedRun:
-    plan = make_plan(experiment)
-    values = experiment.model_dump(mode="json")
-    return TrackedRun(
-        store=store,
-        experiment=experiment.name,
-        name=f"{experiment.name}-{run[:8]}",
-        parameters=values | {"noise_multiplier": plan.noise_multiplier},
-        experiment_yaml=yaml.safe_dump(values, sort_keys=False),
-        experiment_digest=experiment.digest(),
-        events=result.events,
-        descriptions=result.descriptions,
-        receipts=result.receipts,
-        closings=result.closings,
-        heads={receipt["site"]: receipt["head_after"] for receipt in result.receipts}
-        | {closing["site"]: closing["head"] for closing in result.closings},
-        model=TrackedModel(
-            spec=values["model"],
-            classes=experiment.task.classes,
-            weights=result.weights,
-            input_example=_synthetic_input(experiment),
-            value=values["task"] if experiment.task.learns == "values" else None,
-        ),
-        tags={"run": run} | _epsilon_tags(plan, result.receipts),
-    )
-
-
-def _epsilon_tags(plan: PrivacyPlan, receipts: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Return what this run cost each site, from its receipts (not what the site spent before)."""
-    if not plan.is_private:
-        return {f"epsilon/{receipt['site']}": "infinite" for receipt in receipts}
-    policy, rounds = BudgetPolicy.of(plan.epsilon, plan.delta), Counter(r["site"] for r in receipts)
-    cost = {
-        site: FilterState().after(plan.round_event.times(n)).spent_epsilon(policy)
-        for site, n in rounds.items()
-    }
-    return {f"epsilon/{site}": f"{value:.4f}" for site, value in cost.items()}
-
-
-def _synthetic_input(experiment: Experiment) -> "np.ndarray[Any, np.dtype[np.float32]]":
-    """Return one image of noise, (1, channels, *shape): an example that shows no one."""
-    random = np.random.default_rng(experiment.seed)
-    shape = (1, experiment.input.num_channels, *experiment.input.shape)
-    return random.standard_normal(shape, dtype=np.float32)

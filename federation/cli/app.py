@@ -8,12 +8,15 @@ import typer
 from rich.console import Console
 
 from data_adapters.errors import DataError
+from federation.cli import agent as _agent  # noqa: F401 - adds its commands to the site's
 from federation.cli import decide as _decide  # noqa: F401 - adds its commands to the site's
 from federation.cli.audit import app as audit_app
 from federation.cli.author import app as author_app
 from federation.cli.budget import app as budget_app
 from federation.cli.demo import demo
+from federation.cli.hub import app as hub_app
 from federation.cli.run import run
+from federation.cli.runs import COMMANDS
 from federation.cli.site import app as site_app
 from federation.errors import FederationError
 from models.errors import ModelError
@@ -29,8 +32,10 @@ app = typer.Typer(
 )
 app.command("demo")(demo)
 app.command("run")(run)
+for _command, _help in COMMANDS:
+    app.command(_command.__name__, help=_help)(_command)
 app.add_typer(site_app, name="site")
-
+app.add_typer(hub_app, name="hub")
 app.add_typer(author_app, name="author")
 app.add_typer(budget_app, name="budget")
 app.add_typer(audit_app, name="audit")

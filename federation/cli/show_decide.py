@@ -85,13 +85,12 @@ def _cost(plan: PrivacyPlan, quote: Quote, terms: Terms) -> list[tuple[str, str]
             f"{epsilon(quote.limit)} at most (delta {quote.delta:g}){fits}",
         ),
         ("what leaves", "; ".join(terms.leaves)),
-        ("goes to", _recipient(terms.hub_key)),
     ]
 
 
 def _basis(terms: Terms) -> list[tuple[str, str]]:
     return [
-        ("who may ask", "a run on this machine (a hub's signature is not checked yet)"),
+        ("who may ask", _recipient(terms.hub_key)),
         ("approver", terms.approver),
         ("second approver", terms.second_approver or "none"),
         ("ethics reference", terms.ethics_reference or "none"),

@@ -82,7 +82,8 @@ class Agent:
         self._tick_s = tick_s
         self._stop = stop
         self._paused = paused
-        self._told = told
+        self._tell = told
+        self._doing = ""
         self._unsent: Message | None = None
 
     def serve(
@@ -141,6 +142,11 @@ class Agent:
             self._note(connection.address, kind, reply)
             self._unsent = reply
             self._give_unsent(connection)
+
+    def _told(self, doing: str) -> None:
+        if doing != self._doing:
+            self._doing = doing
+            self._tell(doing)
 
     def _give_unsent(self, connection: Connection) -> None:
         """Send what was journalled; after an outage, once more."""
