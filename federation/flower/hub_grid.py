@@ -82,7 +82,7 @@ class HubGrid(NamedGrid):
     ) -> Message:
         """Address ``content`` to a site; it is signed when it is sent."""
         ttl = self._valid_s if ttl is None else ttl
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Sign and send; return Flower's ids, in order."""

@@ -219,7 +219,9 @@ class TestReplies:
         assert content["refusal"]["code"] == "round_failed"
 
     def test_a_refusal_with_an_unknown_code_is_malformed(self):
-        content = RecordDict({"refusal": ConfigRecord({"code": "because", "correlation": "0123456789abcdef"})})
+        content = RecordDict(
+            {"refusal": ConfigRecord({"code": "because", "correlation": "0123456789abcdef"})}
+        )
         with pytest.raises(FederationError, match="unknown code") as caught:
             wire.decode_train_reply(content)
         assert not isinstance(caught.value, Refused)
