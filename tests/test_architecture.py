@@ -21,7 +21,7 @@ ONLY_IN = {"flwr": "federation/flower/", "mlflow": "federation/tracking/"}
 # Order inside federation/: a module may import what stands at or before its own place.
 ORDER = (
     {"errors", "canonical", "files", "documents", "configs_folder", "__init__"},
-    {"experiment", "messages", "data_use"},
+    {"experiment", "messages", "data_use", "cohort"},
     {"ledger"},
     {"authors", "software", "linking"},
     {"privacy"},
@@ -31,7 +31,7 @@ ORDER = (
     {"originals", "separation", "usage", "merging"},
     {"withdrawal", "look", "site_file", "leaving", "readiness", "readiness_parts"},
     {"readiness_page"},
-    {"release", "losses", "evidence"},
+    {"release", "losses", "evidence", "checkpoint"},
     {"steps"},
     {"training", "scoring"},
     {"rounds"},

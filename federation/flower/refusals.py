@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 NO_REPLY = "no_reply"
 INVALID_REPLY = "invalid_reply"
+NOT_DECLARED = "not_declared"
 
-# What each code means, and the way out. The first eight are said by sites, the last two here.
+# What each code means, and the way out. The first eight are said by sites, the last three here.
 _MEANING = {
     "invalid_request": (
         "did not understand the request",
@@ -29,7 +30,7 @@ _MEANING = {
     ),
     "lost": (
         "was stopped after it had paid for this round",
-        "Start again: the round needs a new attempt, which the site pays for.",
+        "Declare more algorithm.retries: each repeat of a round is paid for beforehand.",
     ),
     "behind": (
         "has restored an older copy of its ledger",
@@ -46,6 +47,10 @@ _MEANING = {
     INVALID_REPLY: (
         "sent a reply that fails validation",
         "Ask its operator to update the site's software, or run without this site.",
+    ),
+    NOT_DECLARED: (
+        "is not one of the sites that the experiment names",
+        "Name it under cohort.sites, or disconnect it.",
     ),
 }
 
