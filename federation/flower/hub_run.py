@@ -37,7 +37,7 @@ from federation.messages import (
     TrainRequest,
     Weights,
 )
-from models.weights import weights_digest
+from models.weights import Array, weights_digest
 
 _log = logging.getLogger("cohortium.hub")
 Watcher = Callable[[RoundFinished], None]
@@ -99,8 +99,12 @@ class HubRun:
     @property
     def model(self) -> Weights:
         """The average of the rounds' models; before the first round, the weights as they came."""
+        return dict(self._stored_model)
+
+    @property
+    def _stored_model(self) -> Mapping[str, Array]:
         average = self._checkpoint.average
-        return self.weights if average is None else dict(average)
+        return self.weights if average is None else average
 
     # A run.
 
@@ -159,9 +163,8 @@ class HubRun:
 
     def _close(self, grid: Grid, cohort: Cohort) -> None:
         state = self.state
-        request = CloseRequest(
-            state.experiment_digest, state.run, state.heads, weights_digest(self.model)
-        )
+        model = weights_digest(self._stored_model)
+        request = CloseRequest(state.experiment_digest, state.run, state.heads, model)
         content = wire.encode_close_request(request)
         kind = f"{MessageType.QUERY}.{wire.CLOSE}"
         messages = addressed(grid, cohort.sites, content, kind, round_number=len(state.events))
@@ -247,6 +250,7 @@ class HubRun:
 
     def _average(self, number: int, training: TrainingRound) -> None:
         self.weights = fedavg.server_step(self.weights, training.updates)
+        training.let_go()
         self._checkpoint.put("weights", number, self.weights)
         if self._ema_decay:
             before = self._checkpoint.average
@@ -290,8 +294,7 @@ class HubRun:
 
     def to_score(self, grid: Grid, number: int) -> list[Message]:
         """Return what asks every site of the cohort to score the model on its public subjects."""
-        average, state = self._checkpoint.average, self.state
-        model = self.weights if average is None else average
+        state, model = self.state, self._stored_model
         request = EvaluateRequest(state.experiment_digest, state.run, number, model)
         content, kind = wire.encode_evaluate_request(request), MessageType.EVALUATE
         return addressed(grid, self._known_cohort().sites, content, kind, round_number=number)

@@ -85,6 +85,11 @@ class TrainingRound:
             )
         return messages
 
+    def let_go(self) -> None:
+        """Forget what was asked, with the weights in it: the round is over."""
+        self._asked.clear()
+        self._first = replace(self._first, weights={})
+
     def late(self) -> list[int]:
         """Return the nodes that were asked and have not answered."""
         return [n for n in self._asked if self.refused.get(self._name(n)) == NO_REPLY]

@@ -78,28 +78,37 @@ class FakeSite:
             versions={"torch": "2.13.0"},
         )
 
-    def train(self, request: TrainRequest) -> TrainReply:
-        self._begin("train", request)
-        payload = weights_to_bytes(self.change_update(update_like(request.weights, self.step)))
+    head = SOME_DIGEST
+
+    def receipt(self, **of):
+        """A signed receipt, changed as the test wants it."""
         receipt = Receipt(
             site=self.name,
             public_key=KEY.public_bytes.hex(),
             ledger=SOME_DIGEST,
-            experiment_digest=request.experiment_digest,
             plan_digest=SOME_DIGEST,
+            event=PoissonGaussian(sampling_rate=0.25, noise_multiplier=1.42, steps=5),
+            commitment=self.commitment,
+            charge_seq=of["round"],
+            head_before=SOME_DIGEST,
+            head_after=self.head,
+            versions={},
+            **of,
+        )
+        return self.change_receipt(receipt).signed(KEY).to_json()
+
+    def train(self, request: TrainRequest) -> TrainReply:
+        self._begin("train", request)
+        payload = weights_to_bytes(self.change_update(update_like(request.weights, self.step)))
+        receipt = self.receipt(
+            experiment_digest=request.experiment_digest,
             run=request.run,
             round=request.round,
             attempt=request.attempt,
             request_digest=request.digest(),
-            event=PoissonGaussian(sampling_rate=0.25, noise_multiplier=1.42, steps=5),
-            commitment=self.commitment,
-            charge_seq=request.round,
-            head_before=SOME_DIGEST,
-            head_after=SOME_DIGEST,
             update_digest=digest_bytes(payload),
-            versions={},
         )
-        return TrainReply(payload, self.change_receipt(receipt).signed(KEY).to_json())
+        return TrainReply(payload, receipt)
 
     def close(self, request: CloseRequest) -> CloseReply:
         self._begin("close", request)
