@@ -90,6 +90,17 @@ class Checkpoint:
                 "for it, or stop it first."
             ) from error
 
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open a folder that a run has been kept in.
+
+        Raises:
+            CheckpointError: There is none; or as for a new one.
+        """
+        if not (folder / FILE).is_file():
+            raise _nothing_in(folder)
+        return cls(folder)
+
     def __enter__(self) -> Self:
         return self
 
@@ -106,6 +117,11 @@ class Checkpoint:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    @property
+    def exists(self) -> bool:
+        """Tell whether there is a state to load."""
+        return (self.folder / FILE).is_file()
 
     def put(self, kind: Kind, number: int, weights: Mapping[str, Array]) -> None:
         """Write the arrays of a round; they count once ``save`` has told of them."""
@@ -146,10 +162,7 @@ class Checkpoint:
     def _body(self) -> dict[str, Any]:
         path = self.folder / FILE
         if not path.is_file():
-            raise CheckpointError(
-                f"{self.folder} holds no checkpoint ({FILE}): no run began there, or it has come "
-                "to its end and its results are beside it. Start a run with --out instead."
-            )
+            raise _nothing_in(self.folder)
         try:
             whole = json.loads(path.read_bytes())
             if whole["format"] != FORMAT:
@@ -202,6 +215,13 @@ class Checkpoint:
         for path in self.folder.glob("*.safetensors"):
             if path.name not in kept:
                 path.unlink(missing_ok=True)
+
+
+def _nothing_in(folder: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{folder} holds no checkpoint ({FILE}): no run began there, or it came to its end and "
+        "left its results. Nothing was sent. Start a run with --out instead."
+    )
 
 
 @contextmanager

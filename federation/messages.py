@@ -165,6 +165,11 @@ class RoundFinished:
         """Return how many sites there should have been: those declared, or all that are known."""
         return max(len(self.returned) + len(self.refused) + len(self.late), self.num_declared or 0)
 
+    @property
+    def lacks_sites(self) -> bool:
+        """Tell whether the round changed the model without some of its sites."""
+        return self.outcome == "completed" and len(self.returned) < self.num_sites
+
 
 class SiteRounds(Protocol):
     """What a client app needs of a site. Each method raises ``Refused`` to decline."""

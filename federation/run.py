@@ -24,6 +24,7 @@ import yaml
 
 from data_adapters.ingest import IngestReport, Stage
 from federation.authors import Signature
+from federation.checkpoint import Checkpoint, RunState
 from federation.errors import FederationError, PrivacyBudgetError
 from federation.experiment import Experiment
 from federation.files import write_atomically
@@ -44,6 +45,9 @@ from federation.withdrawal import finish_exclusions
 from models.weights import weights_to_bytes
 
 Watcher = Callable[[RoundFinished], None]
+
+# Of a run's folder: where it stands, until it is over.
+CHECKPOINT = "checkpoint"
 
 
 @dataclass(frozen=True)
@@ -250,18 +254,64 @@ def run_experiment(
     *,
     out: Path,
     on_event: Watcher | None = None,
+    resume: bool = False,
 ) -> RunSummary:
     """Run every round of an approved experiment and record it under ``out``.
+
+    Args:
+        resume: Go on with the run in ``out`` that died: what sites have sent they send again, at
+            no charge, so that the model is the one it would have been.
 
     Raises:
         FederationError: Fewer sites than the experiment's minimum took part in a round. What
             sites were charged stands, and their receipts are in ``out``.
+        CheckpointError: There is nothing in ``out`` to go on from.
     """
     started = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
-    grid = LocalGrid({site.name: client_app(LocalRounds(site)) for site in sites})
-    run = secrets.token_hex(16)
-    receipts: list[dict[str, Any]] = []
+    with (Checkpoint.open if resume else Checkpoint)(out / CHECKPOINT) as checkpoint:
+        result = _carried_out(experiment, sites, checkpoint, out, on_event)
+        write_json(out / "closings.json", result.closings)
+        write_atomically(out / "model.safetensors", weights_to_bytes(result.weights), mode=0o644)
+        store = open_store(out.resolve() / "mlflow")
+        tracked = log_run(_tracked(experiment, result, store))
+        checkpoint.remove()
+    return RunSummary(
+        run=result.run,
+        experiment=experiment,
+        weights=result.weights,
+        events=result.events,
+        sites=tuple(_outcome(site, result.events, experiment.task.score) for site in sites),
+        seconds=time.monotonic() - started,
+        out=out,
+        store=store,
+        tracked=tracked,
+    )
+
+
+def how_far(experiment: Experiment, out: Path) -> int:
+    """Return after which round the run in ``out`` would go on.
+
+    Raises:
+        CheckpointError: There is no run in ``out`` to go on with.
+    """
+    with Checkpoint.open(out / CHECKPOINT) as checkpoint:
+        return checkpoint.load(experiment.digest())[0].round
+
+
+def _carried_out(
+    experiment: Experiment,
+    sites: Sequence[Site],
+    checkpoint: Checkpoint,
+    out: Path,
+    on_event: Watcher | None,
+) -> RunResult:
+    """Carry out the rounds that are left; all of them, where there is no checkpoint yet."""
+    state: RunState | None = None
+    weights = None
+    if checkpoint.exists:
+        state, weights = checkpoint.load(experiment.digest())
+    receipts = [] if state is None else list(state.receipts)
 
     def after_round(event: RoundFinished) -> None:
         # What sites have paid for is on record even if this process dies in the next round.
@@ -272,35 +322,25 @@ def run_experiment(
 
     try:
         result = run_rounds(
-            grid,
+            LocalGrid({site.name: client_app(LocalRounds(site)) for site in sites}),
             experiment_digest=experiment.digest(),
-            run=run,
-            weights=initial_weights(experiment),
+            run=secrets.token_hex(16) if state is None else state.run,
+            weights=initial_weights(experiment) if weights is None else weights,
             rounds=experiment.algorithm.rounds,
             min_sites=experiment.algorithm.min_sites,
+            policy=experiment.cohort,
             ema_decay=experiment.algorithm.ema_decay,
+            retries=experiment.algorithm.retries,
             on_event=after_round,
+            checkpoint=checkpoint,
+            state=state,
         )
     except RunStoppedError as stopped:
         _keep_evidence(out, sites, stopped.receipts)
         write_json(out / "closings.json", stopped.closings)
         raise
-    write_json(out / "closings.json", result.closings)
-    write_atomically(out / "model.safetensors", weights_to_bytes(result.weights), mode=0o644)
-    store = open_store(out.resolve() / "mlflow")
-    tracked = log_run(_tracked(experiment, result, run, store))
-    seconds = time.monotonic() - started
-    return RunSummary(
-        run=run,
-        experiment=experiment,
-        weights=result.weights,
-        events=result.events,
-        sites=tuple(_outcome(site, result.events, experiment.task.score) for site in sites),
-        seconds=seconds,
-        out=out,
-        store=store,
-        tracked=tracked,
-    )
+    _keep_evidence(out, sites, result.receipts)
+    return result
 
 
 def _keep_evidence(out: Path, sites: Sequence[Site], receipts: Sequence[dict[str, Any]]) -> None:
@@ -334,13 +374,13 @@ def _score(event: RoundFinished, site: str, name: str, default: float) -> float:
     return event.scores.get(site, {}).get(name, default)
 
 
-def _tracked(experiment: Experiment, result: RunResult, run: str, store: str) -> TrackedRun:
+def _tracked(experiment: Experiment, result: RunResult, store: str) -> TrackedRun:
     plan = make_plan(experiment)
     values = experiment.model_dump(mode="json")
     return TrackedRun(
         store=store,
         experiment=experiment.name,
-        name=f"{experiment.name}-{run[:8]}",
+        name=f"{experiment.name}-{result.run[:8]}",
         parameters=values | {"noise_multiplier": plan.noise_multiplier},
         experiment_yaml=yaml.safe_dump(values, sort_keys=False),
         experiment_digest=experiment.digest(),
@@ -357,7 +397,7 @@ def _tracked(experiment: Experiment, result: RunResult, run: str, store: str) ->
             input_example=_synthetic_input(experiment),
             value=values["task"] if experiment.task.learns == "values" else None,
         ),
-        tags={"run": run} | _epsilon_tags(plan, result.receipts),
+        tags={"run": result.run} | _epsilon_tags(plan, result.receipts),
     )
 
 

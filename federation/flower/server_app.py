@@ -25,6 +25,7 @@ class RunResult:
     """What a run left behind.
 
     Attributes:
+        run: Run id.
         weights: The model after the last round: the average of the rounds' models.
         events: Round 0 (before training) and one per round.
         receipts: Of every update that was averaged, as JSON values, by round and site name.
@@ -32,6 +33,7 @@ class RunResult:
         closings: What they countersigned at the end, as JSON values, in name order.
     """
 
+    run: str
     weights: Weights
     events: tuple[RoundFinished, ...]
     receipts: tuple[dict[str, Any], ...]
@@ -138,6 +140,7 @@ def _carried_out(run: HubRun, grid: Grid, rounds: int) -> RunResult:
         raise RunStoppedError(str(error), run) from error
     run.finish(grid)
     return RunResult(
+        run.state.run,
         run.model,
         tuple(run.state.events),
         tuple(run.state.receipts),
