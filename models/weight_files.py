@@ -39,7 +39,7 @@ class WeightFile(Mapping[str, Array]):
             with safe_open(path, framework="numpy"):
                 pass
             self._places = _places(path)
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        except (SafetensorError, ValueError, KeyError, TypeError, struct.error) as error:
             raise ModelError(f"{path} is not model weights in safetensors format.") from error
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -79,7 +79,7 @@ def write_weights(file: BinaryIO, weights: Mapping[str, Array]) -> None:
     text += b" " * (-len(text) % _ALIGNED_TO_BYTES)
     file.write(_LENGTH.pack(len(text)) + text)
     for array in weights.values():
-        file.write(np.asarray(array, dtype="<f4", order="C").data)
+        file.write(np.asarray(array, dtype="<f4", order="C").reshape(-1).view(np.uint8).data)
 
 
 def _places(path: Path) -> dict[str, tuple[tuple[int, ...], int]]:

@@ -13,7 +13,7 @@ from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from federation.algorithms import fedavg
-from federation.checkpoint import Checkpoint, RunState
+from federation.checkpoint import Checkpoint, RunState, storage_errors
 from federation.cohort import Cohort, CohortPolicy
 from federation.errors import FederationError
 from federation.flower import wire
@@ -249,7 +249,8 @@ class HubRun:
         self._note_round(number, returned, refused, skipped=not enough)
 
     def _average(self, number: int, training: TrainingRound) -> None:
-        self.weights = fedavg.server_step(self.weights, training.updates)
+        with storage_errors(self._checkpoint.folder):
+            self.weights = fedavg.server_step(self.weights, training.updates)
         training.let_go()
         self._checkpoint.put("weights", number, self.weights)
         if self._ema_decay:

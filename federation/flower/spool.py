@@ -44,7 +44,7 @@ class Spool:
         with storage_errors(self._folder):
             coming.write_bytes(payload)
             coming.replace(path)
-        return WeightFile(path)
+            return WeightFile(path)
 
     def drop(self, node_id: int) -> None:
         """Remove a node's update, if there is one."""

@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from federation.checkpoint import storage_errors
 from federation.cohort import Cohort
-from federation.errors import FederationError, Refused
+from federation.errors import FederationError, Refused, StorageError
 from federation.flower import wire
 from federation.flower.cohort import addressed
 from federation.flower.collecting import note_refusal
@@ -105,6 +106,8 @@ class TrainingRound:
         self._answered.add((node_id, request.attempt))
         try:
             self._keep(node_id, request, content)
+        except StorageError:
+            raise
         except ModelError:
             self._refuse(node_id, FederationError("the update is not float32 weights"))
         except FederationError as error:
@@ -122,7 +125,8 @@ class TrainingRound:
         receipt = dict(reply.receipt)
         update = self.spool.keep(node_id, reply.payload)
         del reply
-        check_update(request.weights, update, max_norm=self._rules.max_update_norm)
+        with storage_errors(update.path):
+            check_update(request.weights, update, max_norm=self._rules.max_update_norm)
         self.updates[site.site], self.receipts[site.site] = update, receipt
 
     def _repeated(self, node_id: int) -> bool:

@@ -7,6 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.canonical import digest_bytes
+from federation.errors import Refused
 from federation.ledger.closings import Closing
 from federation.ledger.filter import PoissonGaussian
 from federation.ledger.keys import SiteKey
@@ -164,3 +165,46 @@ def over():
         return run_rounds(wrap(grid), **(terms | more), rounds=rounds, min_sites=min_sites)
 
     return run
+
+
+@dataclass
+class PayingSite(FakeSite):
+    """A site with a ledger in short: it pays once a key, and the same request gets the same bytes.
+
+    Its updates are noise that depends on its name, round and attempt alone, so that a run that was
+    interrupted can be compared with one that was not.
+
+    Attributes:
+        dies: Rounds in which it is killed after it has paid for the first attempt.
+    """
+
+    charges: list = field(default_factory=list)
+    outbox: dict = field(default_factory=dict)
+    dies: tuple[int, ...] = ()
+
+    def train(self, request: TrainRequest) -> TrainReply:
+        self._begin("train", request)
+        key, digest = (request.round, request.attempt), request.digest()
+        if key not in [paid for paid, _ in self.charges]:
+            self.charges.append((key, digest))
+            if key in [(number, 1) for number in self.dies]:
+                raise Refused("lost")
+            self.change_update = lambda update: self.noise(update, key)
+            self.outbox[key] = super().train(request)
+            self.seen.pop()
+        if (key, digest) not in self.charges:
+            raise Refused("equivocation")
+        if key not in self.outbox:
+            raise Refused("lost")
+        return self.outbox[key]
+
+    def noise(self, update, key):
+        seed = [*self.name.encode(), *key]
+        random = np.random.default_rng(seed)
+        return {n: random.standard_normal(u.shape, np.float32) for n, u in update.items()}
+
+
+@pytest.fixture
+def paying_site():
+    """The class: ``paying_site("ward-a", dies=(2,))``."""
+    return PayingSite
