@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from federation.documents import Strict
 from federation.messages import Description
@@ -30,12 +30,22 @@ class CohortPolicy(Strict):
         max_update_norm: Largest L2 norm of an update. A reply beyond it is refused.
     """
 
-    sites: Annotated[int, Field(ge=1, le=1_000)] | tuple[SiteName, ...] | None = None
+    sites: (
+        Annotated[int, Field(ge=1, le=1_000)]
+        | Annotated[tuple[SiteName, ...], Field(min_length=1, max_length=1_000)]
+        | None
+    ) = None
     deadline_s: Seconds | None = None
     below_minimum: Literal["stop", "skip", "wait"] = "stop"
     waits: Annotated[int, Field(ge=1, le=1_000)] = 3
     wait_s: Seconds = 600.0
     max_update_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        if isinstance(self.sites, tuple) and len(set(self.sites)) < len(self.sites):
+            raise ValueError("cohort.sites names a site twice; name each once")
+        return self
 
     @property
     def names(self) -> tuple[str, ...] | None:
