@@ -21,7 +21,8 @@ class CohortPolicy(Strict):
     Attributes:
         sites: How many sites the experiment is meant for, or their names. Other sites than those
             named are left out; more than the number stop a run before it trains.
-        deadline_s: Longest wait for the updates of a round; a day where none is given.
+        deadline_s: Longest wait for the updates of a round, and for sites' other answers; a day
+            where none is given.
         below_minimum: With too few valid updates, ``stop`` ends the run; ``skip`` leaves the model
             as it was and goes on (what sites paid stands); ``wait`` asks those who did not answer,
             or were not there, again.

@@ -38,7 +38,9 @@ def ask_who_takes_part(
     sites = dict(known.sites) if known is not None else {}
     names = {node_id: name for node_id, name in _node_names(grid).items() if node_id not in sites}
     content = wire.encode_describe_request(request)
-    messages = addressed(grid, names, content, MessageType.QUERY, round_number=0)
+    messages = addressed(
+        grid, names, content, MessageType.QUERY, round_number=0, timeout_s=timeout_s
+    )
     answers = ask_all(grid, messages, names, timeout_s=timeout_s)
     for node_id, reply in answers.by_node.items():
         try:
@@ -54,12 +56,23 @@ def ask_who_takes_part(
     return Cohort(ordered, {**_absent(cohort, policy), **answers.refused}, answers.details)
 
 
-def addressed(
-    grid: Grid, nodes: Iterable[int], content: RecordDict, message_type: str, *, round_number: int
+def addressed(  # noqa: PLR0913 - two of them are named
+    grid: Grid,
+    nodes: Iterable[int],
+    content: RecordDict,
+    message_type: str,
+    *,
+    round_number: int,
+    timeout_s: float,
 ) -> list[Message]:
-    """Return one message with the same content to each node."""
+    """Return one message with the same content to each node.
+
+    Args:
+        timeout_s: After this nobody waits for the answer, so that none is to be given.
+    """
+    group = str(round_number)
     return [
-        grid.create_message(content, message_type, node_id, group_id=str(round_number))
+        grid.create_message(content, message_type, node_id, group_id=group, ttl=timeout_s)
         for node_id in nodes
     ]
 

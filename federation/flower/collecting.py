@@ -47,11 +47,15 @@ class Collector:
 
     def ask(self, messages: Iterable[Message]) -> None:
         """Send these; a message that cannot be sent stays without an answer."""
-        for message in messages:
-            for message_id in self._grid.push_messages([message]):
-                # Flower has None here for a message that it refused to store.
-                if message_id is not None:
-                    self._open[message_id] = message.metadata.dst_node_id
+        # In one call: Flower hashes what messages have in common once a call.
+        sent = list(messages)
+        ids = list(self._grid.push_messages(sent)) if sent else []
+        # Flower's grids give None for a message that was not stored, or leave it out.
+        known = {message.metadata.message_id: message.metadata.dst_node_id for message in sent}
+        in_order = [message.metadata.dst_node_id for message in sent]
+        for number, message_id in enumerate(ids):
+            if message_id is not None:
+                self._open[message_id] = known.get(message_id, in_order[number])
 
     def __iter__(self) -> Iterator[Answer]:
         while self._open and self.seconds_left:

@@ -106,7 +106,9 @@ class LocalGrid(Grid):
         """Keep these; each site works when its reply is asked for."""
         # Flower's own ids hash a whole message; these are as good here.
         new = {secrets.token_hex(32): message for message in messages}
-        self._pushed |= new
+        for message_id, message in new.items():
+            message.metadata.__dict__["_message_id"] = message_id
+        self._pushed = {i: m for i, m in self._pushed.items() if not _expired(m)} | new
         return list(new)
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
@@ -173,6 +175,10 @@ def _context(node_id: int) -> Context:
     return Context(
         run_id=LOCAL_RUN_ID, node_id=node_id, node_config={}, state=RecordDict(), run_config={}
     )
+
+
+def _expired(message: Message) -> bool:
+    return bool(message.metadata.created_at + message.metadata.ttl < time.time())
 
 
 def _before(deadline: float | None) -> bool:

@@ -5,7 +5,7 @@ they arrive; never averages fewer than were declared; and goes on after a crash 
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -60,7 +60,8 @@ class HubRun:
         retries: Lost rounds that each site has agreed to pay for once more.
         attempt: What every round begins with.
         on_event: Called after each round.
-        timeout_s: Longest wait for descriptions, scores and closings, in seconds.
+        timeout_s: Longest wait for the answers to one question, in seconds, where ``policy`` gives
+            none.
     """
 
     def __init__(  # noqa: PLR0913 - one complete run, all by keyword
@@ -81,10 +82,10 @@ class HubRun:
             raise ValueError(f"min_sites is {min_sites}; give at least 1.")
         self.state = state
         self.weights = weights
-        self.timeout_s = timeout_s
         self.closings: list[dict[str, Any]] = []
         self._checkpoint = checkpoint
         self._policy = CohortPolicy() if policy is None else policy
+        self.timeout_s = self._policy.deadline_s or timeout_s
         self._rules = RoundRules(retries, self._policy.max_update_norm)
         self._min_sites = min_sites
         self._ema_decay = ema_decay
@@ -167,7 +168,14 @@ class HubRun:
         request = CloseRequest(state.experiment_digest, state.run, state.heads, model)
         content = wire.encode_close_request(request)
         kind = f"{MessageType.QUERY}.{wire.CLOSE}"
-        messages = addressed(grid, cohort.sites, content, kind, round_number=len(state.events))
+        messages = addressed(
+            grid,
+            cohort.sites,
+            content,
+            kind,
+            round_number=state.round,
+            timeout_s=self.timeout_s,
+        )
         answers = ask_all(grid, messages, cohort.names, timeout_s=self.timeout_s)
         for node_id, site in cohort.sites.items():
             try:
@@ -186,8 +194,8 @@ class HubRun:
         training = self.new_round(number)
         with training.spool:
             # No name for the messages: each holds the model's bytes until it is sent.
-            collector = Collector(grid, timeout_s=self._policy.deadline_s or self.timeout_s)
-            collector.ask(training.messages(grid, cohort, cohort.sites))
+            collector = Collector(grid, timeout_s=self.timeout_s)
+            self._ask(grid, training, collector, cohort.sites)
             self._take_all(grid, training, collector)
             self._wait_for_more(grid, training, collector)
             self.end_round(number, training)
@@ -201,10 +209,16 @@ class HubRun:
         spool = Spool(self._checkpoint.folder / "spool")
         return TrainingRound(request, spool, rules=self._rules, repeats=state.repeats)
 
+    def _ask(
+        self, grid: Grid, training: TrainingRound, collector: Collector, nodes: Iterable[int]
+    ) -> None:
+        timeout_s = collector.seconds_left
+        collector.ask(training.messages(grid, self._known_cohort(), nodes, timeout_s=timeout_s))
+
     def _take_all(self, grid: Grid, training: TrainingRound, collector: Collector) -> None:
         for node_id, content in collector:
             if training.take(node_id, content):
-                collector.ask(training.messages(grid, self._known_cohort(), [node_id]))
+                self._ask(grid, training, collector, [node_id])
 
     def _wait_for_more(self, grid: Grid, training: TrainingRound, collector: Collector) -> None:
         for _ in range(self._num_waits):
@@ -213,7 +227,7 @@ class HubRun:
             collector.wait_until(self._policy.wait_s)
             nodes = [*training.late(), *self._newly_joined(grid, collector.seconds_left)]
             _log.warning("Too few updates; %d sites are asked again.", len(nodes))
-            collector.ask(training.messages(grid, self._known_cohort(), nodes))
+            self._ask(grid, training, collector, nodes)
             self._take_all(grid, training, collector)
             if len(training.updates) < self._min_sites:
                 wait_for_nodes(grid, collector)
@@ -289,16 +303,22 @@ class HubRun:
     # Scores.
 
     def _score(self, grid: Grid) -> None:
-        names, number = self._known_cohort().names, self.state.round
-        answers = ask_all(grid, self.to_score(grid, number), names, timeout_s=self.timeout_s)
-        self.take_scores(answers)
+        names, messages = self._known_cohort().names, self.to_score(grid, self.state.round)
+        self.take_scores(ask_all(grid, messages, names, timeout_s=self.timeout_s))
 
     def to_score(self, grid: Grid, number: int) -> list[Message]:
         """Return what asks every site of the cohort to score the model on its public subjects."""
         state, model = self.state, self._stored_model
         request = EvaluateRequest(state.experiment_digest, state.run, number, model)
         content, kind = wire.encode_evaluate_request(request), MessageType.EVALUATE
-        return addressed(grid, self._known_cohort().sites, content, kind, round_number=number)
+        return addressed(
+            grid,
+            self._known_cohort().sites,
+            content,
+            kind,
+            round_number=number,
+            timeout_s=self.timeout_s,
+        )
 
     def take_scores(self, answers: Answers) -> None:
         """Note the scores and close the round. A missing score ends nothing."""

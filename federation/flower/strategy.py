@@ -60,7 +60,7 @@ class CohortStrategy(Strategy):
         cohort = self.run.join(grid)
         self.run.weights = records.to_weights(arrays)
         self._training = self.run.new_round(server_round)
-        return self._training.messages(grid, cohort, cohort.sites)
+        return self._training.messages(grid, cohort, cohort.sites, timeout_s=self.run.timeout_s)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

@@ -70,7 +70,9 @@ class TrainingRound:
         self._digests: dict[int, str] = {}
         self._answered: set[tuple[int, int]] = set()
 
-    def messages(self, grid: Grid, cohort: Cohort, nodes: Iterable[int]) -> list[Message]:
+    def messages(
+        self, grid: Grid, cohort: Cohort, nodes: Iterable[int], *, timeout_s: float
+    ) -> list[Message]:
         """Return what to send to these nodes: again the same, if they were asked before."""
         self._cohort, messages = cohort, []
         by_attempt: dict[int, list[int]] = {}
@@ -82,7 +84,12 @@ class TrainingRound:
             request = self._asked[some[0]]
             content = wire.encode_train_request(request)
             messages += addressed(
-                grid, some, content, MessageType.TRAIN, round_number=request.round
+                grid,
+                some,
+                content,
+                MessageType.TRAIN,
+                round_number=request.round,
+                timeout_s=timeout_s,
             )
         return messages
 

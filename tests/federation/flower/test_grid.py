@@ -86,6 +86,16 @@ def test_a_site_works_when_its_reply_is_pulled_and_each_reply_is_pulled_once():
     assert (order, reply.metadata.reply_to_message_id) == (["b", "a"], first)
 
 
+def test_messages_that_nobody_waits_for_any_more_are_forgotten():
+    grid, content = LocalGrid({"a": echo()}), RecordDict({"config": ConfigRecord({})})
+    (node,) = grid.get_node_ids()
+    (old,) = grid.push_messages([grid.create_message(content, "train", node, "1", ttl=0.01)])
+    time.sleep(0.02)
+    (new,) = grid.push_messages([grid.create_message(content, "train", node, "1")])
+    assert grid.pull_messages([old]) == []
+    assert len(grid.pull_messages([new])) == 1
+
+
 def test_pulling_from_threads_lets_as_many_sites_work_at_once_as_there_are_workers():
     both_here = threading.Barrier(2, timeout=10)
     grid = LocalGrid({n: app_that(lambda m: both_here.wait()) for n in "abcd"}, max_workers=2)
