@@ -70,6 +70,8 @@ class RunState:
 class Checkpoint:
     """A run's folder, held by one process: arrays are put, then a state that goes with them.
 
+    ``new`` and ``open`` say what is expected in it.
+
     Raises:
         CheckpointError: Another process is at it.
         StorageError: The folder cannot be made.
@@ -89,6 +91,20 @@ class Checkpoint:
                 f"Another process is carrying out the run in {folder}. Nothing was sent. Wait "
                 "for it, or stop it first."
             ) from error
+
+    @classmethod
+    def new(cls, folder: Path) -> Self:
+        """Make a folder for a run that is new.
+
+        Raises:
+            CheckpointError: A run is in it that has not come to its end; or another process is.
+        """
+        if (folder / FILE).is_file():
+            raise CheckpointError(
+                f"{folder} holds a run that did not come to its end, and two runs never share one "
+                "folder. Nothing was sent. Go on with it (--resume), or give another folder."
+            )
+        return cls(folder)
 
     @classmethod
     def open(cls, folder: Path) -> Self:

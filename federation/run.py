@@ -265,11 +265,11 @@ def run_experiment(
     Raises:
         FederationError: Fewer sites than the experiment's minimum took part in a round. What
             sites were charged stands, and their receipts are in ``out``.
-        CheckpointError: There is nothing in ``out`` to go on from.
+        CheckpointError: There is nothing in ``out`` to go on from; or there is, and nobody said so.
     """
     started = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
-    with (Checkpoint.open if resume else Checkpoint)(out / CHECKPOINT) as checkpoint:
+    with (Checkpoint.open if resume else Checkpoint.new)(out / CHECKPOINT) as checkpoint:
         result = _carried_out(experiment, sites, checkpoint, out, on_event)
         write_json(out / "closings.json", result.closings)
         write_atomically(out / "model.safetensors", weights_to_bytes(result.weights), mode=0o644)
@@ -311,7 +311,8 @@ def _carried_out(
     weights = None
     if checkpoint.exists:
         state, weights = checkpoint.load(experiment.digest())
-    receipts = [] if state is None else list(state.receipts)
+    events = [] if state is None else state.events
+    receipts = [dict(receipt) for event in events for receipt in event.receipts]
 
     def after_round(event: RoundFinished) -> None:
         # What sites have paid for is on record even if this process dies in the next round.

@@ -42,6 +42,9 @@ from models.weights import Array, weights_digest
 _log = logging.getLogger("cohortium.hub")
 Watcher = Callable[[RoundFinished], None]
 
+# Longest wait for what takes a site no time: its statement, and its last one. In seconds.
+_QUICK_S = 600.0
+
 
 class HubRun:
     """One run over all sites that take part: ``begin``, then ``carry_out``, then ``finish``.
@@ -168,15 +171,11 @@ class HubRun:
         request = CloseRequest(state.experiment_digest, state.run, state.heads, model)
         content = wire.encode_close_request(request)
         kind = f"{MessageType.QUERY}.{wire.CLOSE}"
+        timeout_s = min(_QUICK_S, self.timeout_s)
         messages = addressed(
-            grid,
-            cohort.sites,
-            content,
-            kind,
-            round_number=state.round,
-            timeout_s=self.timeout_s,
+            grid, cohort.sites, content, kind, round_number=state.round, timeout_s=timeout_s
         )
-        answers = ask_all(grid, messages, cohort.names, timeout_s=self.timeout_s)
+        answers = ask_all(grid, messages, cohort.names, timeout_s=timeout_s)
         for node_id, site in cohort.sites.items():
             try:
                 if node_id in answers.by_node:
@@ -307,18 +306,16 @@ class HubRun:
         self.take_scores(ask_all(grid, messages, names, timeout_s=self.timeout_s))
 
     def to_score(self, grid: Grid, number: int) -> list[Message]:
-        """Return what asks every site of the cohort to score the model on its public subjects."""
+        """Return what asks sites to score the model on their public subjects.
+
+        Not those that were late in this round: the next one would wait for them twice.
+        """
+        late = () if self.state.unscored is None else self.state.unscored.late
+        nodes = [n for n, site in self._known_cohort().sites.items() if site.site not in late]
         state, model = self.state, self._stored_model
         request = EvaluateRequest(state.experiment_digest, state.run, number, model)
         content, kind = wire.encode_evaluate_request(request), MessageType.EVALUATE
-        return addressed(
-            grid,
-            self._known_cohort().sites,
-            content,
-            kind,
-            round_number=number,
-            timeout_s=self.timeout_s,
-        )
+        return addressed(grid, nodes, content, kind, round_number=number, timeout_s=self.timeout_s)
 
     def take_scores(self, answers: Answers) -> None:
         """Note the scores and close the round. A missing score ends nothing."""
@@ -353,7 +350,7 @@ class HubRun:
         return self.state.cohort
 
     def _enough_sites(self, grid: Grid) -> Cohort:
-        cohort = self._ask_who_takes_part(grid, self.timeout_s)
+        cohort = self._ask_who_takes_part(grid, min(_QUICK_S, self.timeout_s))
         for _ in range(self._num_waits):
             if len(cohort.sites) >= self._min_sites:
                 break
@@ -362,7 +359,8 @@ class HubRun:
             cohort = self._ask_who_takes_part(grid, self._policy.wait_s, cohort)
         if len(cohort.sites) < self._min_sites:
             found = (tuple(cohort.names.values()), cohort.refused, cohort.details)
-            raise FederationError(self._too_few("Before round 1", "a description", found))
+            text = self._too_few("Before round 1", "a description", found)
+            raise FederationError(f"{text} Then go on with this run: approvals are for its id.")
         return cohort
 
     def _ask_who_takes_part(

@@ -155,6 +155,13 @@ class TestARefusal:
         with pytest.raises(CheckpointError, match=r"format 'cohortium-checkpoint/9'.*reads"):
             load(folder)
 
+    def test_of_a_new_run_where_there_is_one_leaves_that_as_it_is(self, folder, tmp_path):
+        with pytest.raises(CheckpointError, match=r"did not come to its end.*--resume\), or give"):
+            Checkpoint.new(folder)
+        assert load(folder)[0] == some_state()
+        with Checkpoint.new(tmp_path / "new") as checkpoint:
+            assert not checkpoint.exists
+
     def test_of_a_second_process_at_once_sends_nothing(self, folder):
         code = (
             "import sys; from pathlib import Path; from federation.checkpoint import Checkpoint\n"

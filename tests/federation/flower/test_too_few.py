@@ -173,6 +173,16 @@ class TestTheCohort:
         assert (event.returned, event.refused, event.late) == (("a",), {"b": "budget"}, ("c",))
         assert (event.num_sites, event.outcome, event.lacks_sites) == (5, "completed", True)
 
+    def test_is_not_waited_for_a_second_time_to_score_a_round_in_which_it_was_late(
+        self, over, paying_site
+    ):
+        late = paying_site("b")
+        sites = [paying_site("a"), late]
+        policy = CohortPolicy(deadline_s=0.3)
+        result = over(sites, policy=policy, wrap=lambda _: Losing(sites, {"b": 1}))
+        assert [sorted(event.scores) for event in result.events] == [["a", "b"], ["a"]]
+        assert [r.round for kind, r in late.seen if kind == "evaluate"] == [0]
+
     def test_holds_no_others_than_the_experiment_names(self, over, site):
         stranger = site("x")
         policy = CohortPolicy(sites=("a", "gone"))
