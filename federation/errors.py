@@ -33,3 +33,11 @@ class Refused(FederationError):  # noqa: N818 - a refusal is an answer, not a fa
         self.code = code
         self.detail = detail
         self.correlation = correlation
+
+
+class CheckpointError(FederationError):
+    """A run cannot go on from what is in its folder."""
+
+
+class StorageError(FederationError):
+    """The hub's disk takes no more. The run has not ended: it goes on from its checkpoint."""

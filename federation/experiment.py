@@ -7,6 +7,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from data_adapters.inputs import InputSpec, Learns, PatchInput
 from federation.canonical import digest
+from federation.cohort import CohortPolicy
 from federation.data_use import DataUse
 from federation.documents import Strict, load_document
 from models.specs import ModelSpec
@@ -264,7 +265,7 @@ class FedAvg(_Grown):
             noise, so that it costs what a round costs.
         ema_decay: The model of a run is the exponential moving average of its rounds' models, each
             older one counting this much less. Training goes on from the newest. 0: the newest.
-        min_sites: A round with fewer valid updates ends the run with an error.
+        min_sites: A round with fewer valid updates is never completed: see ``cohort``.
     """
 
     added: ClassVar[tuple[str, ...]] = ("retries", "ema_decay")
@@ -337,9 +338,10 @@ class Experiment(_Grown):
     Attributes:
         trainable: Which parameters are trained: ``all``, ``head`` (the last layer that has
             weights) or a list of how their names begin. The others stay as they arrive.
+        cohort: Which sites should take part in a round, and what becomes of one with too few.
     """
 
-    added: ClassVar[tuple[str, ...]] = ("augment", "trainable")
+    added: ClassVar[tuple[str, ...]] = ("augment", "trainable", "cohort")
     format: Literal["cohortium-experiment/1"]
     name: Identifier
     purpose: Annotated[str, Field(min_length=1, max_length=1_000)]
@@ -352,6 +354,7 @@ class Experiment(_Grown):
     optimizer: Optimizer
     trainable: Trainable = "all"
     algorithm: FedAvg
+    cohort: CohortPolicy = CohortPolicy()
     privacy: Privacy
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
@@ -388,6 +391,16 @@ class Experiment(_Grown):
             )
         if of_images and isinstance(self.input, PatchInput) and self.input.foreground:
             raise ValueError("input.foreground needs labelled voxels; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _enough_sites_are_declared(self) -> Self:
+        declared = self.cohort.num_sites
+        if declared is not None and declared < self.algorithm.min_sites:
+            raise ValueError(
+                f"algorithm.min_sites is {self.algorithm.min_sites} but cohort.sites declares "
+                f"{declared}; no round could ever have enough"
+            )
         return self
 
     @model_validator(mode="after")

@@ -2,14 +2,22 @@
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Write ``data`` so that a reader, or a crash, sees all of it or none of it."""
-    with _written(path, data, mode) as temporary:
+    write_atomically_by(path, lambda file: file.write(data), mode=mode)
+
+
+def write_atomically_by(
+    path: Path, write: Callable[[BinaryIO], object], *, mode: int = 0o600
+) -> None:
+    """Do the same for what ``write`` writes, which need not be in memory at once."""
+    with _written(path, write, mode) as temporary:
         temporary.replace(path)
     sync_folder(path.parent)
 
@@ -20,19 +28,19 @@ def create_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     Raises:
         FileExistsError: It is, and stays as it was.
     """
-    with _written(path, data, mode) as temporary:
+    with _written(path, lambda file: file.write(data), mode) as temporary:
         os.link(temporary, path)  # unlike a rename, this refuses to replace a file
     sync_folder(path.parent)
 
 
 @contextmanager
-def _written(path: Path, data: bytes, mode: int) -> Iterator[Path]:
-    """Give a durable file with ``data`` beside ``path``; whatever is left of it is removed."""
+def _written(path: Path, write: Callable[[BinaryIO], object], mode: int) -> Iterator[Path]:
+    """Give a durable file beside ``path``; whatever is left of it is removed."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         yield temporary

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -109,7 +109,7 @@ class EvaluateRequest:
     experiment_digest: str
     run: str
     round: int
-    weights: Weights
+    weights: Mapping[str, npt.NDArray[np.float32]]
 
     def digest(self) -> str:
         """Digest of every field, the weights' names, shapes and bytes included."""
@@ -169,7 +169,14 @@ class CloseReply:
 class RoundFinished:
     """Told to whoever watches a run, after each round (round 0: before any training).
 
-    ``receipts`` are those of this round's updates, as JSON values.
+    Attributes:
+        returned: Sites whose updates are valid; averaged, unless the round was skipped.
+        refused: Site to code: it declined, or its reply failed validation.
+        scores: By site, of the model as the round left it.
+        receipts: Of this round's updates, as JSON values.
+        late: Sites that gave no answer in time.
+        outcome: ``skipped``: too few returned, and the model was left as it was.
+        num_declared: How many sites the experiment is meant for, where it says so.
     """
 
     round: int
@@ -177,6 +184,19 @@ class RoundFinished:
     refused: Mapping[str, str]
     scores: Mapping[str, Mapping[str, float]]
     receipts: tuple[Mapping[str, Any], ...] = ()
+    late: tuple[str, ...] = ()
+    outcome: Literal["completed", "skipped"] = "completed"
+    num_declared: int | None = None
+
+    @property
+    def num_sites(self) -> int:
+        """Return how many sites there should have been: those declared, or all that are known."""
+        return max(len(self.returned) + len(self.refused) + len(self.late), self.num_declared or 0)
+
+    @property
+    def lacks_sites(self) -> bool:
+        """Tell whether the round changed the model without some of its sites."""
+        return self.outcome == "completed" and len(self.returned) < self.num_sites
 
 
 class SiteRounds(Protocol):

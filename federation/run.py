@@ -10,7 +10,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import isfinite
@@ -19,24 +19,26 @@ from typing import Any, Literal
 
 from data_adapters.ingest import IngestReport, Stage
 from federation.authors import Signature
+from federation.checkpoint import Checkpoint
 from federation.errors import FederationError, PrivacyBudgetError
 from federation.experiment import Experiment
 from federation.files import write_atomically
 from federation.flower.client_app import client_app
 from federation.flower.grid import LocalGrid
-from federation.flower.server_app import RunStoppedError, run_rounds
 from federation.messages import RoundFinished, Weights
 from federation.privacy.plan import PrivacyPlan, make_plan
-from federation.results import keep_receipts, record, write_json
 from federation.rounds import LocalRounds
 from federation.separation import require_separate_data
 from federation.site import Part, Permission, Site, open_site
 from federation.tracking.runs import LoggedRun
-from federation.training import initial_weights, require_data_fits, require_trainable
+from federation.training import require_data_fits, require_trainable
+from federation.whole_run import carry_out, write_json
 from federation.withdrawal import finish_exclusions
-from models.weights import weights_to_bytes
 
 Watcher = Callable[[RoundFinished], None]
+
+# Of a run's folder: where it stands, until it is over.
+CHECKPOINT = "checkpoint"
 
 
 @dataclass(frozen=True)
@@ -243,61 +245,61 @@ def run_experiment(
     *,
     out: Path,
     on_event: Watcher | None = None,
+    resume: bool = False,
 ) -> RunSummary:
     """Run every round of an approved experiment and record it under ``out``.
+
+    Args:
+        resume: Go on with the run in ``out`` that died: what sites have sent they send again, at
+            no charge, so that the model is the one it would have been.
 
     Raises:
         FederationError: Fewer sites than the experiment's minimum took part in a round. What
             sites were charged stands, and their receipts are in ``out``.
+        CheckpointError: There is nothing in ``out`` to go on from; or there is, and nobody said so.
     """
     started = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
-    grid = LocalGrid({site.name: client_app(LocalRounds(site)) for site in sites})
-    run = secrets.token_hex(16)
-    receipts: list[dict[str, Any]] = []
-
-    def after_round(event: RoundFinished) -> None:
-        # What sites have paid for is on record even if this process dies in the next round.
-        receipts.extend(dict(receipt) for receipt in event.receipts)
-        _keep_evidence(out, sites, receipts)
-        if on_event is not None:
-            on_event(event)
-
-    try:
-        result = run_rounds(
-            grid,
-            experiment_digest=experiment.digest(),
-            run=run,
-            weights=initial_weights(experiment),
-            rounds=experiment.algorithm.rounds,
-            min_sites=experiment.algorithm.min_sites,
-            ema_decay=experiment.algorithm.ema_decay,
-            on_event=after_round,
+    with (Checkpoint.open if resume else Checkpoint.new)(out / CHECKPOINT) as checkpoint:
+        result, tracked, store = carry_out(
+            experiment,
+            LocalGrid({site.name: client_app(LocalRounds(site)) for site in sites}),
+            checkpoint,
+            out=out,
+            run=secrets.token_hex(16),
+            keep=partial(_keep_evidence, out, sites),
+            on_event=on_event or _unwatched,
         )
-    except RunStoppedError as stopped:
-        _keep_evidence(out, sites, stopped.receipts)
-        write_json(out / "closings.json", stopped.closings)
-        raise
-    write_json(out / "closings.json", result.closings)
-    write_atomically(out / "model.safetensors", weights_to_bytes(result.weights), mode=0o644)
-    store, tracked = record(experiment, result, run, out)
-    seconds = time.monotonic() - started
     return RunSummary(
-        run=run,
+        run=result.run,
         experiment=experiment,
         weights=result.weights,
         events=result.events,
         sites=tuple(_outcome(site, result.events, experiment.task.score) for site in sites),
-        seconds=seconds,
+        seconds=time.monotonic() - started,
         out=out,
         store=store,
         tracked=tracked,
     )
 
 
-def _keep_evidence(out: Path, sites: Sequence[Site], receipts: Sequence[dict[str, Any]]) -> None:
+def _unwatched(_: RoundFinished) -> None:
+    pass
+
+
+def how_far(experiment: Experiment, out: Path) -> int:
+    """Return after which round the run in ``out`` would go on.
+
+    Raises:
+        CheckpointError: There is no run in ``out`` to go on with.
+    """
+    with Checkpoint.open(out / CHECKPOINT) as checkpoint:
+        return checkpoint.load(experiment.digest())[0].round
+
+
+def _keep_evidence(out: Path, sites: Sequence[Site], receipts: Sequence[Mapping[str, Any]]) -> None:
     """Write what an auditor starts from: the receipts, and the keys by which sites are known."""
-    keep_receipts(out, receipts)
+    write_json(out / "receipts.json", receipts)
     lines = [f"{site.name} {site.key.fingerprint}\n" for site in sites]
     note = "# Site keys as this run saw them. Compare with what each site gave you itself.\n"
     write_atomically(out / "trust.txt", (note + "".join(lines)).encode(), mode=0o644)

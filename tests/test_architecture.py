@@ -21,7 +21,7 @@ ONLY_IN = {"flwr": "federation/flower/", "mlflow": "federation/tracking/"}
 # Order inside federation/: a module may import what stands at or before its own place.
 ORDER = (
     {"errors", "canonical", "files", "documents", "configs_folder", "__init__"},
-    {"experiment", "messages", "data_use"},
+    {"experiment", "messages", "data_use", "cohort"},
     {"ledger"},
     {"authors", "software", "linking", "egress", "agent_state", "signed_requests"},
     {"certificates", "proxy"},
@@ -42,11 +42,11 @@ ORDER = (
     {"originals", "separation", "usage", "merging"},
     {"withdrawal", "look", "site_file", "leaving", "readiness", "readiness_parts"},
     {"readiness_page"},
-    {"release", "losses", "evidence"},
+    {"release", "losses", "evidence", "checkpoint"},
     {"steps"},
     {"training", "scoring"},
     {"rounds"},
-    {"flower", "tracking", "results"},
+    {"flower", "tracking", "whole_run"},
     {"run", "demo"},
     {"cli"},
 )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from federation.cli import show
 from federation.cli.site import operator
 from federation.errors import FederationError
 from federation.experiment import Experiment, load_experiment
+
+if TYPE_CHECKING:
+    from federation.site import Site
 
 ExperimentFile = Annotated[Path, typer.Argument(help="The experiment, a YAML file.")]
 SiteFiles = Annotated[
@@ -21,27 +24,39 @@ Out = Annotated[
     typer.Option("--out", help="Folder for the results.", show_default="runs/<name>-<date-time>"),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Approve for every site without asking.")]
+Resume = Annotated[
+    Path | None,
+    typer.Option("--resume", help="Go on with the run in this folder, which was interrupted."),
+]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the summary as JSON; progress stays on stderr.")
 ]
 
 
-def run(
+def run(  # noqa: PLR0913 - a command's options
     experiment: ExperimentFile,
     site: SiteFiles,
+    *,
     out: Out = None,
     yes: Yes = False,
+    resume: Resume = None,
     as_json: AsJson = False,
 ) -> None:
     """Train over sites on this machine, each paying from its own privacy budget.
 
     Data is checked and cached first, then you see what each site will pay and are asked once.
+    With --resume a run that was interrupted goes on after its last round, under its approval.
 
     Example:
 
     $ cohortium run configs/hippocampus.yaml --site north/site.yaml --site lab/site.yaml
     """
     loaded = load_experiment(experiment)
+    if resume is not None:
+        if out is not None:
+            raise FederationError("--resume goes on in the run's own folder. Leave --out away.")
+        go_on(loaded, site, out=resume, as_json=as_json)
+        return
     folder = out or show.new_folder(Path("runs"), loaded.name)
     carry_out(
         loaded,
@@ -75,7 +90,6 @@ def carry_out(  # noqa: PLR0913 - all but two are named
         ingest_sites,
         open_sites,
         quote,
-        run_experiment,
     )
 
     _require_new(out)
@@ -92,8 +106,29 @@ def carry_out(  # noqa: PLR0913 - all but two are named
         _ask(yes, approver)
     # Where a quote does not fit this raises, and that site's ledger has the refusal on record.
     approve(experiment, sites, approver=approver, signature=signature)
+    _train(experiment, sites, out=out, as_json=as_json, resume=False)
+
+
+def go_on(experiment: Experiment, site_files: Sequence[Path], *, out: Path, as_json: bool) -> None:
+    """Carry on with an interrupted run; its sites have approved it, and are asked nothing.
+
+    Raises:
+        FederationError: There is nothing to go on from, or what ``carry_out`` raises.
+    """
+    from federation.run import check_experiment, how_far, open_sites
+
+    show.going_on(how_far(experiment, out), experiment)
+    check_experiment(experiment)
+    _train(experiment, open_sites(site_files), out=out, as_json=as_json, resume=True)
+
+
+def _train(
+    experiment: Experiment, sites: "Sequence[Site]", *, out: Path, as_json: bool, resume: bool
+) -> None:
+    from federation.run import run_experiment
+
     with show.run_progress(experiment, sites) as on_event:
-        summary = run_experiment(experiment, sites, out=out, on_event=on_event)
+        summary = run_experiment(experiment, sites, out=out, on_event=on_event, resume=resume)
     show.failures(sites)
     show.self_audits(sites, summary.run)
     if as_json:

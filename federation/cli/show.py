@@ -51,6 +51,14 @@ def new_folder(parent: Path, name: str) -> Path:
     return parent / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
+def going_on(newest_round: int, experiment: Experiment) -> None:
+    """Say where an interrupted run stands."""
+    note(
+        f"Going on after round {newest_round} of {experiment.algorithm.rounds}. What sites have "
+        "sent they send again at no charge."
+    )
+
+
 def layout(site_files: Sequence[Path]) -> None:
     """Say where the simulated sites are."""
     for path in site_files:
@@ -184,9 +192,52 @@ def _round_line(experiment: Experiment, event: RoundFinished) -> str:
     scores = [s[task.score] for s in event.scores.values() if task.score in s]
     mean = f", {SCORES[task.score]} on public subjects {fmean(scores):.3f}" if scores else ""
     mean += _LOWER if scores and task.lower_is_better else ""
+    returned = _how_many(event) if event.round else "before training"
+    return (
+        f"round {event.round} of {experiment.algorithm.rounds}: {returned}{mean}{_missing(event)}"
+    )
+
+
+def _how_many(event: RoundFinished) -> str:
+    """Return how many sites a round had; of how many, where some are missing."""
+    num, whole = len(event.returned), event.num_sites
+    returned = f"{num} sites returned" if num == whole else f"{num} of {whole} sites returned"
+    if event.outcome == "skipped":
+        return f"[bold red]SKIPPED[/], too few: {returned}, the model is as it was"
+    return returned if num == whole else f"[bold yellow]{returned}[/]"
+
+
+def _missing(event: RoundFinished) -> str:
     refused = "".join(f", {site} refused: {code}" for site, code in event.refused.items())
-    returned = f"{len(event.returned)} sites returned" if event.round else "before training"
-    return f"round {event.round} of {experiment.algorithm.rounds}: {returned}{mean}{refused}"
+    return refused + "".join(f", {site} late" for site in event.late)
+
+
+def incomplete_rounds(events: Sequence[RoundFinished]) -> list[str]:
+    """Say of a run's rounds, loudly, in which of them sites were missing."""
+    rounds = [event for event in events if event.round]
+    skipped = [str(event.round) for event in rounds if event.outcome == "skipped"]
+    fewer = [str(event.round) for event in rounds if event.lacks_sites]
+    lines = []
+    if skipped:
+        lines.append(
+            f"[bold red]Skipped for want of sites: {len(skipped)} of {len(rounds)} rounds[/] "
+            f"({', '.join(skipped)}). They changed nothing; what sites paid in them stands."
+        )
+    if fewer:
+        lines.append(
+            f"[bold yellow]Without all sites: {len(fewer)} of {len(rounds)} rounds[/] "
+            f"({', '.join(fewer)}). {_who_was_missing(rounds)}"
+        )
+    return lines
+
+
+def _who_was_missing(rounds: Sequence[RoundFinished]) -> str:
+    why = Counter(
+        f"{site} ({code})"
+        for event in rounds
+        for site, code in {**event.refused, **dict.fromkeys(event.late, "late")}.items()
+    )
+    return "Missing: " + ", ".join(f"{who} {num} x" for who, num in sorted(why.items())) + "."
 
 
 def _standing(
@@ -214,7 +265,9 @@ def _state(event: RoundFinished | None, site: str) -> str:
         return "[dim]ready[/]"
     if site in event.refused:
         return f"[red]refused: {event.refused[site]}[/]"
-    return "[green]returned[/]" if site in event.returned else "[dim]no reply[/]"
+    if site not in event.returned:
+        return "[yellow]late[/]" if site in event.late else "[dim]no reply[/]"
+    return "[red]skipped[/]" if event.outcome == "skipped" else "[green]returned[/]"
 
 
 def _meter(spent: float, limit: float) -> str:
@@ -259,6 +312,8 @@ def summary_table(summary: "RunSummary") -> None:
     means = (three_digits(before), three_digits(after))
     table.add_row(f"all {subjects} public subjects", *means, "", "")
     _results.print(table)
+    for line in incomplete_rounds(summary.events):
+        _results.print(line, soft_wrap=True)
     lower = "; lower is better" if summary.experiment.task.lower_is_better else ""
     _results.print(
         f"{score} is on subjects that each site declares public{lower}; epsilon is the filter's "
@@ -299,6 +354,17 @@ def summary_json(summary: "RunSummary") -> None:
         "lower_is_better": summary.experiment.task.lower_is_better,
         "before": _number(summary.mean_score("before")),
         "after": _number(summary.mean_score("after")),
+        "rounds": [
+            {
+                "round": event.round,
+                "outcome": event.outcome,
+                "returned": list(event.returned),
+                "refused": dict(event.refused),
+                "late": list(event.late),
+                "num_sites": event.num_sites,
+            }
+            for event in summary.events
+        ],
         "sites": [
             {
                 "site": s.site,

@@ -1,104 +1,106 @@
 """Who takes part in a run: the sites that answered with a statement about themselves."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable
+from dataclasses import replace
 
 from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from federation.cohort import Cohort, CohortPolicy
 from federation.errors import FederationError, Refused
 from federation.flower import wire
+from federation.flower.collecting import Collector, ask_all
 from federation.flower.grid import NamedGrid
-from federation.flower.refusals import INVALID_REPLY, NO_REPLY
+from federation.flower.refusals import NO_REPLY, NOT_DECLARED
 from federation.messages import DescribeRequest, Description
 
-
-@dataclass(frozen=True)
-class Cohort:
-    """The sites of a run.
-
-    Attributes:
-        sites: Node id to the site's statement, in the order of site names.
-        refused: Site (or node, where the name is not known) to the code it declined with.
-        details: What was wrong with a statement that could not be read.
-    """
-
-    sites: Mapping[int, Description]
-    refused: Mapping[str, str]
-    details: Mapping[str, str]
-
-    @property
-    def names(self) -> dict[int, str]:
-        """Node id to site name."""
-        return {node_id: site.site for node_id, site in self.sites.items()}
+# Between two looks whether a site has come, in seconds.
+_LOOK_S = 1.0
 
 
-def ask_who_takes_part(grid: Grid, request: DescribeRequest, *, timeout_s: float) -> Cohort:
-    """Ask every connected node for its description.
+def ask_who_takes_part(
+    grid: Grid,
+    request: DescribeRequest,
+    *,
+    policy: CohortPolicy,
+    timeout_s: float,
+    known: Cohort | None = None,
+) -> Cohort:
+    """Ask every connected node that is not known yet for its description.
+
+    Args:
+        known: Sites that have described themselves already; they are part of what is returned.
 
     Raises:
-        FederationError: Two nodes call themselves by the same name.
+        FederationError: Two nodes call themselves by the same name, or there are more sites than
+            the experiment declares.
     """
-    names = _node_names(grid)
+    sites = dict(known.sites) if known is not None else {}
+    names = {node_id: name for node_id, name in _node_names(grid).items() if node_id not in sites}
     content = wire.encode_describe_request(request)
-    messages = addressed(grid, names, content, MessageType.QUERY, round_number=0)
-    answers = Answers.of(grid.send_and_receive(messages, timeout=timeout_s), names)
-    sites: dict[int, Description] = {}
+    messages = addressed(
+        grid, names, content, MessageType.QUERY, round_number=0, timeout_s=timeout_s
+    )
+    answers = ask_all(grid, messages, names, timeout_s=timeout_s)
     for node_id, reply in answers.by_node.items():
         try:
-            sites[node_id] = _described(reply, names[node_id], known=isinstance(grid, NamedGrid))
+            site = _described(reply, names[node_id], known=isinstance(grid, NamedGrid))
+            _require_declared(site.site, policy)
+            sites[node_id] = site
         except (Refused, FederationError) as error:
             answers.refuse(node_id, error)
-    _check_names_differ(sites)
+    _check_names_differ(sites.values())
+    _check_number(sites.values(), policy)
     ordered = dict(sorted(sites.items(), key=lambda item: item[1].site))
-    return Cohort(ordered, answers.refused, answers.details)
+    cohort = Cohort(ordered, answers.refused, answers.details)
+    return Cohort(ordered, {**_absent(cohort, policy), **answers.refused}, answers.details)
 
 
-def addressed(
-    grid: Grid, nodes: Iterable[int], content: RecordDict, message_type: str, *, round_number: int
+def addressed(  # noqa: PLR0913 - two of them are named
+    grid: Grid,
+    nodes: Iterable[int],
+    content: RecordDict,
+    message_type: str,
+    *,
+    round_number: int,
+    timeout_s: float,
 ) -> list[Message]:
-    """Return one message with the same content to each node."""
+    """Return one message with the same content to each node.
+
+    Args:
+        timeout_s: After this nobody waits for the answer, so that none is to be given.
+    """
+    group = str(round_number)
     return [
-        grid.create_message(content, message_type, node_id, group_id=str(round_number))
+        grid.create_message(content, message_type, node_id, group_id=group, ttl=timeout_s)
         for node_id in nodes
     ]
 
 
-class Answers:
-    """Replies to one question, sorted into those to read and those refused, by site."""
+def found_again(grid: Grid, cohort: Cohort) -> Cohort:
+    """Return a cohort with the node ids that its sites have now: a hub gives new ones each start.
 
-    def __init__(self, by_node: dict[int, RecordDict], names: Mapping[int, str]) -> None:
-        self.by_node = by_node
-        self._names = names
-        self.refused: dict[str, str] = {}
-        self.details: dict[str, str] = {}
+    Raises:
+        FederationError: A site of it is not known any more.
+    """
+    if not isinstance(grid, NamedGrid):
+        return cohort
+    ids = {name: node_id for node_id, name in grid.registered.items()}
+    if not set(cohort.names.values()) <= ids.keys():
+        began = ", ".join(sorted(cohort.names.values()))
+        raise FederationError(
+            f"This run began with {began}, and other sites were given now: "
+            f"{', '.join(sorted(ids))}. Nothing was sent. Give the same sites."
+        )
+    return replace(cohort, sites={ids[site.site]: site for site in cohort.sites.values()})
 
-    @classmethod
-    def of(cls, replies: Iterable[Message], names: Mapping[int, str]) -> "Answers":
-        """Match replies with the nodes that were asked. Others, and error replies, do not count."""
-        contents: dict[int, list[RecordDict]] = {node_id: [] for node_id in names}
-        for reply in replies:
-            if reply.has_content() and reply.metadata.src_node_id in contents:
-                contents[reply.metadata.src_node_id].append(reply.content)
-        answers = cls({n: found[0] for n, found in contents.items() if len(found) == 1}, names)
-        answers._refuse_uncertain(contents)
-        return answers
 
-    def refuse(self, node_id: int, error: FederationError) -> None:
-        """Note that this site's reply does not count, and why."""
-        site = self._names[node_id]
-        if isinstance(error, Refused):
-            self.refused[site] = error.code
-        else:
-            self.refused[site] = INVALID_REPLY
-            self.details[site] = str(error)
-
-    def _refuse_uncertain(self, contents: Mapping[int, list[RecordDict]]) -> None:
-        for node_id, found in contents.items():
-            if not found:
-                self.refused[self._names[node_id]] = NO_REPLY
-            elif len(found) > 1:
-                self.refuse(node_id, FederationError(f"{len(found)} replies to one request"))
+def wait_for_nodes(grid: Grid, waiting: Collector) -> None:
+    """Return when a node has come or gone, or when time is up."""
+    before = set(grid.get_node_ids())
+    while waiting.seconds_left and set(grid.get_node_ids()) == before:
+        time.sleep(min(_LOOK_S, waiting.seconds_left))
 
 
 def _node_names(grid: Grid) -> dict[int, str]:
@@ -114,11 +116,32 @@ def _described(content: RecordDict, name: str, *, known: bool) -> Description:
     return description
 
 
-def _check_names_differ(sites: Mapping[int, Description]) -> None:
-    names = [site.site for site in sites.values()]
+def _require_declared(site: str, policy: CohortPolicy) -> None:
+    if policy.names is not None and site not in policy.names:
+        raise Refused(NOT_DECLARED, site)
+
+
+def _absent(cohort: Cohort, policy: CohortPolicy) -> dict[str, str]:
+    """Return those who are named in the experiment and were not heard of."""
+    heard = {*cohort.names.values(), *cohort.refused}
+    return {name: NO_REPLY for name in policy.names or () if name not in heard}
+
+
+def _check_names_differ(sites: Iterable[Description]) -> None:
+    names = [site.site for site in sites]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise FederationError(
             f"More than one node calls itself {', '.join(twice)}. Nothing was trained. "
             "Give every site its own name, or remove the node that does not belong."
+        )
+
+
+def _check_number(sites: Iterable[Description], policy: CohortPolicy) -> None:
+    names = sorted(site.site for site in sites)
+    if policy.num_sites is not None and len(names) > policy.num_sites:
+        raise FederationError(
+            f"The experiment is for {policy.num_sites} sites (cohort.sites), and {len(names)} want "
+            f"to take part: {', '.join(names)}. Nothing was trained. Declare as many as there "
+            "are, or name those that are meant."
         )

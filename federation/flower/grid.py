@@ -4,10 +4,12 @@ Messages take the trip that Flower's own transport gives them (deflated to bytes
 bytes, both ways), so what works here does not depend on sharing memory.
 """
 
+import secrets
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import cached_property
 
 from flwr.app import DEFAULT_TTL, Context, Error, Message, Metadata, RecordDict
 from flwr.app.message import make_message
@@ -33,7 +35,12 @@ class NamedGrid(Grid):
     @property
     @abstractmethod
     def names(self) -> dict[int, str]:
-        """Node id to site name, in name order."""
+        """Node id to site name, of the sites that are there, in name order."""
+
+    @property
+    def registered(self) -> dict[int, str]:
+        """The same of every site that may be there."""
+        return self.names
 
 
 class LocalGrid(NamedGrid):
@@ -62,8 +69,13 @@ class LocalGrid(NamedGrid):
         self._contexts = {node_id: _context(node_id) for node_id in self._names}
         self._max_workers = max_workers
         self._recorder = recorder
-        self._replies: dict[str, Message] = {}
+        self._pushed: dict[str, Message] = {}
+        self._working: dict[str, Future[Message]] = {}
         self._run = Run.create_empty(LOCAL_RUN_ID)
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._max_workers, thread_name_prefix="site")
 
     @property
     def names(self) -> dict[int, str]:
@@ -106,14 +118,31 @@ class LocalGrid(NamedGrid):
         return list(self._names)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Let the sites answer now; their replies wait for ``pull_messages``."""
-        replies = self.send_and_receive(messages)
-        self._replies |= {reply.metadata.reply_to_message_id: reply for reply in replies}
-        return [reply.metadata.reply_to_message_id for reply in replies]
+        """Keep these; each site works when its reply is asked for."""
+        # Flower's own ids hash a whole message; these are as good here.
+        new = {secrets.token_hex(32): message for message in messages}
+        for message_id, message in new.items():
+            message.metadata.__dict__["_message_id"] = message_id
+        self._pushed = {i: m for i, m in self._pushed.items() if not _expired(m)} | new
+        return list(new)
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Hand over, once, the replies to these messages."""
-        return [self._replies.pop(i) for i in message_ids if i in self._replies]
+        """Hand over, once, replies to these messages: of one site that works now, or that is done.
+
+        With several workers as many sites are at work, in the order in which they were asked for.
+        """
+        if self._max_workers == 1:
+            asked = next((i for i in message_ids if i in self._pushed), None)
+            return [] if asked is None else [self._answer(self._pushed.pop(asked), asked)]
+        return self._pull_from_threads(list(message_ids))
+
+    def _pull_from_threads(self, message_ids: list[str]) -> list[Message]:
+        for message_id in message_ids:
+            if message_id in self._pushed and len(self._working) < self._max_workers:
+                message = self._pushed.pop(message_id)
+                self._working[message_id] = self._pool.submit(self._answer, message, message_id)
+        done = [i for i in message_ids if i in self._working and self._working[i].done()]
+        return [self._working.pop(i).result() for i in done[:1]]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -134,10 +163,12 @@ class LocalGrid(NamedGrid):
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _answer(self, message: Message) -> Message:
+    def _answer(self, message: Message, message_id: str | None = None) -> Message:
         node_id = message.metadata.dst_node_id
         name = self._names[node_id]
         arrived = self._over_the_wire("to_site", name, message)
+        if message_id is not None:
+            arrived.metadata.__dict__["_message_id"] = message_id
         reply = _call(self._apps[name], arrived, self._contexts[node_id])
         return self._over_the_wire("from_site", name, reply)
 
@@ -159,6 +190,10 @@ def _context(node_id: int) -> Context:
     return Context(
         run_id=LOCAL_RUN_ID, node_id=node_id, node_config={}, state=RecordDict(), run_config={}
     )
+
+
+def _expired(message: Message) -> bool:
+    return bool(message.metadata.created_at + message.metadata.ttl < time.time())
 
 
 def _before(deadline: float | None) -> bool:

@@ -59,6 +59,11 @@ class HubGrid(NamedGrid):
         known = {i: name for i, name in self._registered.items() if i in connected}
         return dict(sorted(known.items(), key=lambda item: item[1]))
 
+    @property
+    def registered(self) -> dict[int, str]:
+        """Node id to site name, of every site that may connect."""
+        return dict(self._registered)
+
     def set_run(self, run: Run) -> None:
         """Set the Flower run that messages belong to."""
         self._grid.set_run(run)

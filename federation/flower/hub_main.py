@@ -3,21 +3,19 @@
 import os
 import time
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from flwr.serverapp import Grid
 
+from federation.checkpoint import FILE, Checkpoint
 from federation.errors import FederationError
-from federation.files import write_atomically
 from federation.flower.hub_grid import HubGrid
-from federation.flower.server_app import RunResult, RunStoppedError, run_rounds
 from federation.hub_folder import HubFolder
 from federation.hub_runs import RunFolder
 from federation.messages import RoundFinished
-from federation.results import keep_receipts, record, write_json
-from federation.training import initial_weights
-from models.weights import weights_to_bytes
+from federation.whole_run import carry_out as carry_out_rounds
+from federation.whole_run import write_json
+
+CHECKPOINT = "checkpoint"
 
 # Longest wait for one round's replies, and for sites to connect, in seconds.
 ROUND_S = 24 * 3600.0
@@ -36,40 +34,30 @@ def carry_out(hub: HubFolder, run: RunFolder, grid: Grid, *, flower_run: int) ->
     if run.status.state == "cancelled":
         return
     run.note(state="running", pid=os.getpid(), flower_run=flower_run, why="")
+    folder = run.path / CHECKPOINT
+    again = (folder / FILE).exists()
     try:
-        result = _rounds(hub, run, grid)
+        named = HubGrid(grid, hub.nodes, hub.key, valid_s=ROUND_S)
+        experiment = run.experiment
+        _wait_for_sites(named, len(hub.sites), experiment.algorithm.min_sites)
+        with (Checkpoint.open if again else Checkpoint.new)(folder) as checkpoint:
+            carry_out_rounds(
+                experiment,
+                named,
+                checkpoint,
+                out=run.path,
+                run=run.run,
+                keep=partial(write_json, run.path / "receipts.json"),
+                on_event=partial(_after_round, run),
+                timeout_s=ROUND_S,
+            )
     except FederationError as error:
-        if isinstance(error, RunStoppedError):
-            keep_receipts(run.path, error.receipts)
-            write_json(run.path / "closings.json", error.closings)
         run.note(state="stopped", why=str(error))
         raise
-    _keep(run, result)
     run.note(state="completed")
 
 
-def _rounds(hub: HubFolder, run: RunFolder, grid: Grid) -> RunResult:
-    experiment = run.experiment
-    named = HubGrid(grid, hub.nodes, hub.key, valid_s=ROUND_S)
-    _wait_for_sites(named, len(hub.sites), experiment.algorithm.min_sites)
-    receipts: list[dict[str, Any]] = []
-    return run_rounds(
-        named,
-        experiment_digest=experiment.digest(),
-        run=run.run,
-        weights=initial_weights(experiment),
-        rounds=experiment.algorithm.rounds,
-        min_sites=experiment.algorithm.min_sites,
-        ema_decay=experiment.algorithm.ema_decay,
-        on_event=partial(_after_round, run, receipts),
-        timeout_s=ROUND_S,
-    )
-
-
-def _after_round(run: RunFolder, receipts: list[dict[str, Any]], event: RoundFinished) -> None:
-    """Put on record what sites have paid for, even if this process dies in the next round."""
-    receipts.extend(dict(receipt) for receipt in event.receipts)
-    keep_receipts(run.path, receipts)
+def _after_round(run: RunFolder, event: RoundFinished) -> None:
     run.append(event)
     run.note(done=event.round)
 
@@ -90,11 +78,3 @@ def _wait_for_sites(grid: HubGrid, registered: int, at_least: int) -> None:
             f"({connected}), and this run needs {at_least}. Nothing was asked of anybody. Ask the "
             "operators of the others to start their sites, then resume the run."
         )
-
-
-def _keep(run: RunFolder, result: RunResult) -> None:
-    out: Path = run.path
-    keep_receipts(out, result.receipts)
-    write_json(out / "closings.json", result.closings)
-    write_atomically(out / "model.safetensors", weights_to_bytes(result.weights), mode=0o644)
-    record(run.experiment, result, run.run, out)

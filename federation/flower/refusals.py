@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 NO_REPLY = "no_reply"
 INVALID_REPLY = "invalid_reply"
+NOT_DECLARED = "not_declared"
 
-# What each code means, and the way out. All but the last two are said by sites.
+# What each code means, and the way out. All but the last three are said by sites.
 _MEANING = {
     "invalid_request": (
         "did not understand the request",
@@ -37,7 +38,7 @@ _MEANING = {
     ),
     "lost": (
         "was stopped after it had paid for this round",
-        "Start again: the round needs a new attempt, which the site pays for.",
+        "Declare more algorithm.retries: each repeat of a round is paid for beforehand.",
     ),
     "behind": (
         "has restored an older copy of its ledger",
@@ -54,6 +55,10 @@ _MEANING = {
     INVALID_REPLY: (
         "sent a reply that fails validation",
         "Ask its operator to update the site's software, or run without this site.",
+    ),
+    NOT_DECLARED: (
+        "is not one of the sites that the experiment names",
+        "Name it under cohort.sites, or disconnect it.",
     ),
 }
 

@@ -4,14 +4,17 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from flwr.app import ArrayRecord, Context
+from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from federation.errors import FederationError
-from federation.flower import records
-from federation.flower.strategy import CohortStrategy, Watcher
+from federation.checkpoint import Checkpoint, RunState
+from federation.cohort import CohortPolicy
+from federation.errors import FederationError, StorageError
+from federation.flower.hub_run import HubRun, Watcher
 from federation.messages import Description, RoundFinished, Weights
 
 DEFAULT_TIMEOUT_S = 24 * 3600.0
@@ -22,6 +25,7 @@ class RunResult:
     """What a run left behind.
 
     Attributes:
+        run: Run id.
         weights: The model after the last round: the average of the rounds' models.
         events: Round 0 (before training) and one per round.
         receipts: Of every update that was averaged, as JSON values, by round and site name.
@@ -29,6 +33,7 @@ class RunResult:
         closings: What they countersigned at the end, as JSON values, in name order.
     """
 
+    run: str
     weights: Weights
     events: tuple[RoundFinished, ...]
     receipts: tuple[dict[str, Any], ...]
@@ -46,12 +51,12 @@ class RunStoppedError(FederationError):
         closings: What they countersigned at its end.
     """
 
-    def __init__(self, message: str, strategy: CohortStrategy) -> None:
+    def __init__(self, message: str, run: HubRun) -> None:
         super().__init__(message)
-        self.events = tuple(strategy.events)
-        self.receipts = tuple(strategy.receipts)
-        self.descriptions = strategy.descriptions
-        self.closings = tuple(strategy.closings)
+        self.events = tuple(run.state.events)
+        self.receipts = tuple(run.state.receipts)
+        self.descriptions = run.descriptions
+        self.closings = tuple(run.closings)
 
 
 def run_rounds(  # noqa: PLR0913 - one complete run, all by keyword
@@ -62,46 +67,50 @@ def run_rounds(  # noqa: PLR0913 - one complete run, all by keyword
     weights: Weights,
     rounds: int,
     min_sites: int,
+    policy: CohortPolicy | None = None,
     ema_decay: float = 0.0,
+    retries: int = 0,
     on_event: Watcher | None = None,
     attempt: int = 1,
     timeout_s: float = DEFAULT_TIMEOUT_S,
+    checkpoint: Checkpoint | None = None,
+    state: RunState | None = None,
 ) -> RunResult:
     """Train ``weights`` for ``rounds`` rounds over the sites behind ``grid``.
 
     Args:
         run: Run id, 8 to 64 hex digits.
+        policy: Deadline, and what becomes of a round with fewer than ``min_sites`` valid updates.
         ema_decay: Of the moving average of the rounds' models; 0 takes the newest.
+        retries: Lost rounds that each site has agreed to pay for once more.
         timeout_s: Longest wait for the replies to one question, in seconds.
+        checkpoint: Where the run is kept after each round. Without it a run that dies is over.
+        state: Of a run that goes on; it and ``weights`` are from ``Checkpoint.load``. What was
+            asked before is asked again, and sites answer with what they had sent.
 
     Raises:
         RunStoppedError: A round had fewer than ``min_sites`` valid updates.
+        StorageError: The disk is full; the run can go on.
     """
     if rounds < 0:
         raise ValueError(f"rounds is {rounds}; give 0 or more.")
-    strategy = CohortStrategy(
-        experiment_digest=experiment_digest,
-        run=run,
-        min_sites=min_sites,
-        ema_decay=ema_decay,
-        attempt=attempt,
-        on_event=on_event,
-        timeout_s=timeout_s,
-    )
-    try:
-        _start(strategy, grid, records.from_weights(weights), rounds)
-    except FederationError as error:
-        strategy.finish(grid, strategy.model or weights)
-        raise RunStoppedError(str(error), strategy) from error
-    trained = dict(weights) if strategy.model is None else strategy.model
-    strategy.finish(grid, trained)
-    return RunResult(
-        trained,
-        tuple(strategy.events),
-        tuple(strategy.receipts),
-        strategy.descriptions,
-        tuple(strategy.closings),
-    )
+    with _kept(checkpoint) as kept:
+        hub_run = HubRun(
+            state=RunState(run, experiment_digest) if state is None else state,
+            weights=weights,
+            checkpoint=kept,
+            min_sites=min_sites,
+            policy=policy,
+            ema_decay=ema_decay,
+            retries=retries,
+            attempt=attempt,
+            on_event=on_event,
+            timeout_s=timeout_s,
+        )
+        del weights  # the run lets go of them after its first round
+        if state is None:
+            hub_run.keep_start()
+        return _carried_out(hub_run, grid, rounds)
 
 
 def server_app(*, on_result: Callable[[RunResult], None], **run: Any) -> ServerApp:
@@ -118,10 +127,36 @@ def server_app(*, on_result: Callable[[RunResult], None], **run: Any) -> ServerA
     return app
 
 
-def _start(strategy: CohortStrategy, grid: Grid, arrays: ArrayRecord, rounds: int) -> None:
-    with quiet_flower():
-        strategy.begin(grid, arrays)
-        strategy.start(grid, arrays, num_rounds=rounds, timeout=strategy.timeout_s)
+def _carried_out(run: HubRun, grid: Grid, rounds: int) -> RunResult:
+    try:
+        with quiet_flower():
+            run.begin(grid)
+            run.carry_out(grid, rounds)
+    except StorageError:
+        raise
+    except FederationError as error:
+        run.stop(str(error))
+        run.finish(grid)
+        raise RunStoppedError(str(error), run) from error
+    run.finish(grid)
+    return RunResult(
+        run.state.run,
+        run.model,
+        tuple(run.state.events),
+        tuple(run.state.receipts),
+        run.descriptions,
+        tuple(run.closings),
+    )
+
+
+@contextmanager
+def _kept(checkpoint: Checkpoint | None) -> Iterator[Checkpoint]:
+    """Give this checkpoint, or one that does not outlive the run."""
+    if checkpoint is not None:
+        yield checkpoint
+        return
+    with TemporaryDirectory(prefix="cohortium-run-") as place, Checkpoint(Path(place)) as made:
+        yield made
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What a hub checks before it lets an update into the average. A failure refuses that update."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,29 +18,57 @@ from federation.messages import (
     TrainRequest,
     Weights,
 )
-from models.errors import ModelError
-from models.weights import weights_from_bytes
+from models.weight_files import WeightFile
 
 # What safetensors adds: a length, and about 100 bytes of JSON a tensor besides its name.
 _OVERHEAD_BYTES = 65_536
 _OVERHEAD_BYTES_PER_TENSOR = 512
 
 
-def checked_update(request: TrainRequest, site: Description, reply: TrainReply) -> Weights:
-    """Return the update of a reply that answers this request and fits this model.
+def check_reply(
+    request: TrainRequest, site: Description, reply: TrainReply, *, request_digest: str
+) -> None:
+    """Check that a reply is for exactly this work, and not larger than an update can be.
+
+    Args:
+        request_digest: Of ``request``. Its weights are hashed once a round, not once a reply.
 
     Raises:
         FederationError: The reply must not be averaged; the message says what is wrong with it
             in public terms.
     """
-    _check_receipt(request, site, reply)
+    _check_receipt(request, site, reply, request_digest)
     _check_size(request, reply)
-    try:
-        update = weights_from_bytes(reply.payload)
-    except ModelError as error:
-        raise FederationError("the update is not float32 weights in safetensors") from error
-    _check_fits(request.weights, update)
-    return update
+
+
+def check_update(weights: Weights, update: WeightFile, *, max_norm: float | None = None) -> None:
+    """Check that an update fits these weights and leaves them finite; one array is in memory.
+
+    Args:
+        max_norm: Largest L2 norm that the experiment permits.
+
+    Raises:
+        FederationError: As in ``check_reply``.
+    """
+    if update.keys() != weights.keys():
+        num_wrong = len(update.keys() ^ weights.keys())
+        raise FederationError(f"{num_wrong} weight names differ from the model's")
+    square = 0.0
+    for name, start in weights.items():
+        if update.shape(name) != start.shape:
+            raise FederationError(
+                f"weight {name!r} has shape {update.shape(name)}, expected {start.shape}"
+            )
+        change = update[name]
+        _check_finite(name, start, change)
+        # In float64 the square of no float32 overflows.
+        square += float(np.square(change, dtype=np.float64).sum())
+    norm = math.sqrt(square)
+    if max_norm is not None and norm > max_norm:
+        raise FederationError(
+            f"the update's L2 norm is {norm:.4g}, past the {max_norm:.4g} that the experiment "
+            "permits (cohort.max_update_norm)"
+        )
 
 
 def checked_closing(request: CloseRequest, site: Description, reply: CloseReply) -> dict[str, Any]:
@@ -77,7 +106,9 @@ def _require_answers(
         raise FederationError(f"the {what}'s signature is not valid")
 
 
-def _check_receipt(request: TrainRequest, site: Description, reply: TrainReply) -> None:
+def _check_receipt(
+    request: TrainRequest, site: Description, reply: TrainReply, request_digest: str
+) -> None:
     """A receipt must be for exactly this work, and signed, else it proves nothing about it."""
     try:
         receipt = Receipt.from_json(dict(reply.receipt))
@@ -91,7 +122,7 @@ def _check_receipt(request: TrainRequest, site: Description, reply: TrainReply) 
         "run": request.run,
         "round": request.round,
         "attempt": request.attempt,
-        "request_digest": request.digest(),
+        "request_digest": request_digest,
         "update_digest": digest_bytes(reply.payload),
     }
     _require_answers(receipt, expected, "receipt")
@@ -109,18 +140,6 @@ def _check_size(request: TrainRequest, reply: TrainReply) -> None:
         raise FederationError(
             f"the update has {len(reply.payload)} bytes, this model allows {limit_bytes}"
         )
-
-
-def _check_fits(weights: Weights, update: Weights) -> None:
-    if update.keys() != weights.keys():
-        num_wrong = len(update.keys() ^ weights.keys())
-        raise FederationError(f"{num_wrong} weight names differ from the model's")
-    for name, start in weights.items():
-        if update[name].shape != start.shape:
-            raise FederationError(
-                f"weight {name!r} has shape {update[name].shape}, expected {start.shape}"
-            )
-        _check_finite(name, start, update[name])
 
 
 def _check_finite(name: str, start: np.ndarray, change: np.ndarray) -> None:

@@ -132,7 +132,18 @@ def _log_entries(client: MlflowClient, run_id: str, run: TrackedRun) -> None:
 
 
 def _tags(run: TrackedRun) -> dict[str, str]:
-    return {"experiment_digest": run.experiment_digest, **run.tags}
+    return {"experiment_digest": run.experiment_digest, **_cohort_tags(run.events), **run.tags}
+
+
+def _cohort_tags(events: Iterable[RoundFinished]) -> dict[str, str]:
+    """Return, for whoever looks at the run or its model, in how many rounds sites were missing."""
+    rounds = [event for event in events if event.round]
+    skipped = sum(event.outcome == "skipped" for event in rounds)
+    fewer = sum(event.lacks_sites for event in rounds)
+    return {
+        "rounds_skipped": f"{skipped} of {len(rounds)}",
+        "rounds_without_all_sites": f"{fewer} of {len(rounds)}",
+    }
 
 
 def _metrics(events: Iterable[RoundFinished]) -> Iterator[Metric]:
@@ -142,6 +153,9 @@ def _metrics(events: Iterable[RoundFinished]) -> Iterator[Metric]:
         values = {
             "num_sites_returned": float(len(event.returned)),
             "num_sites_refused": float(len(event.refused)),
+            "num_sites_late": float(len(event.late)),
+            "num_sites": float(event.num_sites),
+            "round_skipped": float(event.outcome == "skipped"),
         }
         by_name: dict[str, list[float]] = {}
         for site, scores in event.scores.items():

@@ -130,6 +130,10 @@ def _kind(path: object) -> str:
     text = str(path)
     for name, kind in (
         ("/vault", "mark"),
+        # The hub's, see ``hub.py``.
+        ("checkpoint.json", "checkpoint"),
+        (".safetensors", "arrays"),
+        ("/hub/spool", "spooled"),
         ("ledger.jsonl", "ledger"),
         (".receipt.json", "receipt"),
         (".update", "update"),

@@ -7,6 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from federation.canonical import digest_bytes
+from federation.errors import Refused
 from federation.ledger.closings import Closing
 from federation.ledger.filter import PoissonGaussian
 from federation.ledger.keys import SiteKey
@@ -78,28 +79,37 @@ class FakeSite:
             versions={"torch": "2.13.0"},
         )
 
-    def train(self, request: TrainRequest) -> TrainReply:
-        self._begin("train", request)
-        payload = weights_to_bytes(self.change_update(update_like(request.weights, self.step)))
+    head = SOME_DIGEST
+
+    def receipt(self, **of):
+        """A signed receipt, changed as the test wants it."""
         receipt = Receipt(
             site=self.name,
             public_key=KEY.public_bytes.hex(),
             ledger=SOME_DIGEST,
-            experiment_digest=request.experiment_digest,
             plan_digest=SOME_DIGEST,
+            event=PoissonGaussian(sampling_rate=0.25, noise_multiplier=1.42, steps=5),
+            commitment=self.commitment,
+            charge_seq=of["round"],
+            head_before=SOME_DIGEST,
+            head_after=self.head,
+            versions={},
+            **of,
+        )
+        return self.change_receipt(receipt).signed(KEY).to_json()
+
+    def train(self, request: TrainRequest) -> TrainReply:
+        self._begin("train", request)
+        payload = weights_to_bytes(self.change_update(update_like(request.weights, self.step)))
+        receipt = self.receipt(
+            experiment_digest=request.experiment_digest,
             run=request.run,
             round=request.round,
             attempt=request.attempt,
             request_digest=request.digest(),
-            event=PoissonGaussian(sampling_rate=0.25, noise_multiplier=1.42, steps=5),
-            commitment=self.commitment,
-            charge_seq=request.round,
-            head_before=SOME_DIGEST,
-            head_after=SOME_DIGEST,
             update_digest=digest_bytes(payload),
-            versions={},
         )
-        return TrainReply(payload, self.change_receipt(receipt).signed(KEY).to_json())
+        return TrainReply(payload, receipt)
 
     def close(self, request: CloseRequest) -> CloseReply:
         self._begin("close", request)
@@ -155,3 +165,46 @@ def over():
         return run_rounds(wrap(grid), **(terms | more), rounds=rounds, min_sites=min_sites)
 
     return run
+
+
+@dataclass
+class PayingSite(FakeSite):
+    """A site with a ledger in short: it pays once a key, and the same request gets the same bytes.
+
+    Its updates are noise that depends on its name, round and attempt alone, so that a run that was
+    interrupted can be compared with one that was not.
+
+    Attributes:
+        dies: Rounds in which it is killed after it has paid for the first attempt.
+    """
+
+    charges: list = field(default_factory=list)
+    outbox: dict = field(default_factory=dict)
+    dies: tuple[int, ...] = ()
+
+    def train(self, request: TrainRequest) -> TrainReply:
+        self._begin("train", request)
+        key, digest = (request.round, request.attempt), request.digest()
+        if key not in [paid for paid, _ in self.charges]:
+            self.charges.append((key, digest))
+            if key in [(number, 1) for number in self.dies]:
+                raise Refused("lost")
+            self.change_update = lambda update: self.noise(update, key)
+            self.outbox[key] = super().train(request)
+            self.seen.pop()
+        if (key, digest) not in self.charges:
+            raise Refused("equivocation")
+        if key not in self.outbox:
+            raise Refused("lost")
+        return self.outbox[key]
+
+    def noise(self, update, key):
+        seed = [*self.name.encode(), *key]
+        random = np.random.default_rng(seed)
+        return {n: random.standard_normal(u.shape, np.float32) for n, u in update.items()}
+
+
+@pytest.fixture
+def paying_site():
+    """The class: ``paying_site("ward-a", dies=(2,))``."""
+    return PayingSite

@@ -47,10 +47,9 @@ def test_a_strategy_has_these_abstract_methods_and_start_drives_them():
     ]
 
 
-@pytest.mark.parametrize("name", sorted(Strategy.__abstractmethods__))
+@pytest.mark.parametrize("name", sorted(Strategy.__abstractmethods__ | {"start"}))
 def test_our_strategy_keeps_the_signature(name):
     assert parameters(getattr(CohortStrategy, name)) == parameters(getattr(Strategy, name))
-    assert CohortStrategy.start is Strategy.start
 
 
 @pytest.mark.parametrize("name", sorted(Grid.__abstractmethods__ - {"run"}))

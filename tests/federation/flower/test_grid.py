@@ -73,11 +73,38 @@ def test_replies_refer_to_the_message_they_answer():
     assert len(reply.metadata.reply_to_message_id) == 64
 
 
-def test_pushed_messages_are_pulled_once():
-    grid = LocalGrid({"a": echo(), "b": echo()})
-    ids = grid.push_messages(to_all(grid))
-    assert len(grid.pull_messages(ids)) == 2
-    assert grid.pull_messages(ids) == []
+def test_a_site_works_when_its_reply_is_pulled_and_each_reply_is_pulled_once():
+    order = []
+    sites = {name: app_that(lambda m, name=name: order.append(name)) for name in "ab"}
+    grid = LocalGrid(sites)
+    first, second = grid.push_messages(to_all(grid))
+    assert order == []
+    (reply,) = grid.pull_messages([second])
+    assert (order, reply.metadata.reply_to_message_id) == (["b"], second)
+    assert grid.pull_messages([second]) == []
+    (reply,) = grid.pull_messages([first, second])
+    assert (order, reply.metadata.reply_to_message_id) == (["b", "a"], first)
+
+
+def test_messages_that_nobody_waits_for_any_more_are_forgotten():
+    grid, content = LocalGrid({"a": echo()}), RecordDict({"config": ConfigRecord({})})
+    (node,) = grid.get_node_ids()
+    (old,) = grid.push_messages([grid.create_message(content, "train", node, "1", ttl=0.01)])
+    time.sleep(0.02)
+    (new,) = grid.push_messages([grid.create_message(content, "train", node, "1")])
+    assert grid.pull_messages([old]) == []
+    assert len(grid.pull_messages([new])) == 1
+
+
+def test_pulling_from_threads_lets_as_many_sites_work_at_once_as_there_are_workers():
+    both_here = threading.Barrier(2, timeout=10)
+    grid = LocalGrid({n: app_that(lambda m: both_here.wait()) for n in "abcd"}, max_workers=2)
+    ids, replies = grid.push_messages(to_all(grid)), []
+    until = time.monotonic() + 10
+    while len(replies) < 4 and time.monotonic() < until:
+        replies += grid.pull_messages(ids)
+    assert [grid.names[r.metadata.src_node_id] for r in replies[:2]] in (["a", "b"], ["b", "a"])
+    assert {reply.metadata.reply_to_message_id for reply in replies} == set(ids)
 
 
 def test_an_app_that_raises_answers_with_an_error_without_text():

@@ -1,3 +1,4 @@
+import itertools
 import logging
 from dataclasses import replace
 from logging.handlers import BufferingHandler
@@ -6,12 +7,14 @@ import numpy as np
 import pytest
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
-from flwr.serverapp.strategy import Result
+from flwr.serverapp.strategy import Result, Strategy
 
+from federation.checkpoint import Checkpoint, RunState
 from federation.errors import FederationError, Refused
 from federation.flower import records
 from federation.flower.client_app import client_app
 from federation.flower.grid import LocalGrid
+from federation.flower.hub_run import HubRun
 from federation.flower.server_app import RunStoppedError, server_app
 from federation.flower.strategy import CohortStrategy
 from federation.ledger.closings import Closing
@@ -19,11 +22,19 @@ from federation.ledger.receipts import Receipt
 from models.weights import weights_digest
 
 
+def reply_to(reply):
+    return reply.metadata.reply_to_message_id
+
+
 class OtherGrid(Grid):
-    """A grid that is not ours: it knows no names, and replies arrive as ``arrive`` says."""
+    """A grid that is not ours: it knows no names, and replies arrive as ``arrive`` says.
+
+    Replies to all that is open are there at once, as if every site had worked meanwhile.
+    """
 
     def __init__(self, grid, arrive=lambda replies: replies):
         self.grid, self.arrive = grid, arrive
+        self.open, self.here = [], []
 
     def __getattr__(self, name):
         return getattr(self.grid, name)
@@ -38,12 +49,23 @@ class OtherGrid(Grid):
     def get_node_ids(self):
         return self.grid.get_node_ids()
 
-    def push_messages(self, messages): ...
+    def push_messages(self, messages):
+        ids = self.grid.push_messages(messages)
+        self.open += ids
+        return ids
 
-    def pull_messages(self, message_ids): ...
+    def pull_messages(self, message_ids):
+        while self.open:
+            self.here += self.grid.pull_messages([self.open.pop(0)])
+            if not self.open:
+                self.here = self.arrive(self.here)
+        # What came first is there; what came later is on its way until then.
+        first = list(itertools.takewhile(lambda r: reply_to(r) in message_ids, self.here))
+        self.here = self.here[len(first) :]
+        return first
 
     def send_and_receive(self, messages, *, timeout=None):
-        return self.arrive(self.grid.send_and_receive(messages, timeout=timeout))
+        raise AssertionError("this would hold every reply at once")
 
 
 def changed(name, change):
@@ -232,7 +254,7 @@ class TestAReplyThatMustNotBeAveraged:
 
     def test_because_it_came_twice_is_refused(self, over, site):
         def twice(replies):
-            return [*replies, *[r for r in replies if r.metadata.src_node_id == 2]]
+            return [r for r in replies for _ in range(2 if r.metadata.src_node_id == 2 else 1)]
 
         with pytest.raises(RunStoppedError, match="2 replies to one request"):
             over([site("a"), site("b")], min_sites=2, wrap=lambda g: OtherGrid(g, twice))
@@ -300,7 +322,7 @@ class TestTooFewSites:
             return [r for r in replies if r.metadata.message_type != "train"]
 
         with pytest.raises(RunStoppedError, match=r"a did not answer in time \(no_reply\)"):
-            over([site("a")], wrap=lambda grid: OtherGrid(grid, drop))
+            over([site("a")], wrap=lambda grid: OtherGrid(grid, drop), timeout_s=0.3)
 
 
 class TestNames:
@@ -326,15 +348,26 @@ def test_a_site_that_cannot_score_ends_nothing(over, site):
 
 
 class TestPlainFlower:
-    def test_stock_start_runs_the_strategy(self, site, experiment_digest, run_id, weights):
+    @pytest.fixture
+    def strategy(self, experiment_digest, run_id, weights, tmp_path):
+        with Checkpoint(tmp_path / "run") as checkpoint:
+            state = RunState(run_id, experiment_digest)
+            run = HubRun(state=state, weights=weights, checkpoint=checkpoint, min_sites=2)
+            yield CohortStrategy(run)
+
+    @pytest.mark.parametrize(
+        ("start", "rounds"), [(Strategy.start, [1, 2]), (CohortStrategy.start, [0, 1, 2])]
+    )
+    def test_stock_start_runs_the_strategy_and_so_does_ours(
+        self, strategy, site, weights, start, rounds
+    ):
         grid = LocalGrid({name: client_app(site(name)) for name in ("a", "b")})
-        strategy = CohortStrategy(experiment_digest=experiment_digest, run=run_id, min_sites=2)
-        result = strategy.start(grid, records.from_weights(weights), num_rounds=2)
+        result = start(strategy, grid, records.from_weights(weights), num_rounds=2)
         assert isinstance(result, Result)
         assert records.to_weights(result.arrays)["scale"] == weights["scale"] + 2.0
         assert result.train_metrics_clientapp[2] == {"num_sites": 2}
         assert result.evaluate_metrics_clientapp[2]["a/dice"] == 2.0
-        assert [event.round for event in strategy.events] == [1, 2]
+        assert [event.round for event in strategy.run.state.events] == rounds
 
     def test_a_server_app_runs_the_rounds(self, site, experiment_digest, run_id, weights):
         results = []
@@ -351,10 +384,11 @@ class TestPlainFlower:
         app(grid, Context(1, 1, {}, RecordDict(), {}))
         assert results[0].weights["scale"] == weights["scale"] + 2.0
 
-    def test_aggregating_before_configuring_is_a_mistake_in_the_program(self):
-        strategy = CohortStrategy(experiment_digest="x", run="y", min_sites=1)
+    def test_aggregating_before_configuring_is_a_mistake_in_the_program(self, strategy):
         with pytest.raises(RuntimeError, match="before it was configured"):
             strategy.aggregate_train(1, [])
+        with pytest.raises(RuntimeError, match="before it was configured"):
+            strategy.aggregate_evaluate(1, [])
 
     def test_errors_are_ones_the_cli_catches(self):
         assert issubclass(RunStoppedError, FederationError)

@@ -46,6 +46,7 @@ def tracked(folder, **changes):
                 ("ward-a",),
                 {"ward-b": "budget"},
                 {"ward-a": {"dice": 0.5}, "ward-b": {"dice": 0.7, "dice/grey (all)": 0.6}},
+                late=("ward-c",),
             ),
         ),
         "descriptions": (description("ward-a"), description("ward-b")),
@@ -124,6 +125,15 @@ class TestTheRecordedRun:
         assert history("mean/dice") == [(0, 0.2), (1, 0.6)]
         assert history("num_sites_returned") == [(0, 2.0), (1, 1.0)]
         assert history("num_sites_refused") == [(0, 0.0), (1, 1.0)]
+        assert history("num_sites_late") == [(0, 0.0), (1, 1.0)]
+        assert history("num_sites") == [(0, 2.0), (1, 3.0)]
+        assert history("round_skipped") == [(0, 0.0), (1, 0.0)]
+
+    def test_says_on_the_run_and_on_its_model_that_sites_were_missing(self, client, found, logged):
+        model = client.get_model_version(logged.model_name, logged.model_version)
+        for tags in (found.data.tags, model.tags):
+            assert tags["rounds_without_all_sites"] == "1 of 1"
+            assert tags["rounds_skipped"] == "0 of 1"
 
     def test_has_the_evidence_as_artifacts_and_nothing_else(self, client, run, logged, tmp_path):
         names = {artifact.path for artifact in client.list_artifacts(logged.run_id)}

@@ -1,0 +1,145 @@
+"""Replies one at a time, over any Flower ``Grid``: no more than one of them is in memory.
+
+Flower's ``send_and_receive`` holds every reply until the last is there, and looks every three
+seconds. Here each message is asked after by itself, in a round over those that are open.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from federation.errors import FederationError, Refused
+from federation.flower.refusals import INVALID_REPLY, NO_REPLY
+
+# Between two looks at messages that nobody has answered yet, in seconds.
+POLL_S = 0.1
+
+Answer = tuple[int, RecordDict | None]
+"""A node and what it said; None where the transport says that no answer will come."""
+
+
+class Collector:
+    """What came back for the messages that were asked, until all is answered or time is up.
+
+    More may be asked while it is iterated. One answer of a node ends what else it was asked: the
+    same question again is there for a node that did not answer.
+
+    Args:
+        timeout_s: Longest wait, in seconds. A site in this process that has begun is not stopped.
+    """
+
+    def __init__(self, grid: Grid, *, timeout_s: float, poll_s: float = POLL_S) -> None:
+        self._grid = grid
+        self._poll_s = poll_s
+        self._open: dict[str, int] = {}
+        self.wait_until(timeout_s)
+
+    def wait_until(self, timeout_s: float) -> None:
+        """Go on until this long from now."""
+        self._deadline = time.monotonic() + timeout_s
+
+    @property
+    def seconds_left(self) -> float:
+        """Return how long there still is to wait; 0 when time is up."""
+        return max(0.0, self._deadline - time.monotonic())
+
+    def ask(self, messages: Iterable[Message]) -> None:
+        """Send these; a message that cannot be sent stays without an answer."""
+        # In one call: Flower hashes what messages have in common once a call.
+        sent = list(messages)
+        ids = list(self._grid.push_messages(sent)) if sent else []
+        # Flower's grids give None for a message that was not stored, or leave it out.
+        known = {message.metadata.message_id: message.metadata.dst_node_id for message in sent}
+        in_order = [message.metadata.dst_node_id for message in sent]
+        for number, message_id in enumerate(ids):
+            if message_id is not None:
+                self._open[message_id] = known.get(message_id, in_order[number])
+
+    def __iter__(self) -> Iterator[Answer]:
+        while self._open and self.seconds_left:
+            found = False
+            for answer in self._look_once():
+                found = True
+                yield answer
+            if not found and self._open:
+                time.sleep(min(self._poll_s, self.seconds_left))
+
+    def _look_once(self) -> Iterator[Answer]:
+        for message_id, node_id in list(self._open.items()):
+            if not self.seconds_left:
+                return
+            if message_id not in self._open:
+                continue
+            for reply in self._grid.pull_messages([message_id]):
+                yield from self._answer(message_id, node_id, reply)
+
+    def _answer(self, message_id: str, node_id: int, reply: Message) -> Iterator[Answer]:
+        if not reply.has_content():
+            self._open.pop(message_id, None)
+            yield node_id, None
+        elif reply.metadata.src_node_id == node_id:
+            self._open = {i: node for i, node in self._open.items() if node != node_id}
+            yield node_id, reply.content
+
+
+def contents(replies: Iterable[Message]) -> Iterator[Answer]:
+    """Return the same of replies that stock Flower has collected."""
+    for reply in replies:
+        if reply.has_content():
+            yield reply.metadata.src_node_id, reply.content
+
+
+class Answers:
+    """Small answers to one question, sorted into those to read and those refused, by site."""
+
+    def __init__(self, by_node: dict[int, RecordDict], names: Mapping[int, str]) -> None:
+        self.by_node = by_node
+        self._names = names
+        self.refused: dict[str, str] = {}
+        self.details: dict[str, str] = {}
+
+    @classmethod
+    def of(cls, replies: Iterable[Answer], names: Mapping[int, str]) -> "Answers":
+        """Match answers with the nodes that were asked. Others, and None, do not count."""
+        found: dict[int, list[RecordDict]] = {node_id: [] for node_id in names}
+        for node_id, content in replies:
+            if content is not None and node_id in found:
+                found[node_id].append(content)
+        answers = cls({n: given[0] for n, given in found.items() if len(given) == 1}, names)
+        answers._refuse_uncertain(found)
+        return answers
+
+    def refuse(self, node_id: int, error: FederationError) -> None:
+        """Note that this site's answer does not count, and why."""
+        note_refusal(self._names[node_id], error, self.refused, self.details)
+
+    def _refuse_uncertain(self, found: Mapping[int, list[RecordDict]]) -> None:
+        for node_id, given in found.items():
+            if not given:
+                self.refused[self._names[node_id]] = NO_REPLY
+            elif len(given) > 1:
+                self.refuse(node_id, FederationError(f"{len(given)} replies to one request"))
+
+
+def ask_all(
+    grid: Grid, messages: Iterable[Message], names: Mapping[int, str], *, timeout_s: float
+) -> Answers:
+    """Send these and sort what comes back in time. For answers that are small."""
+    collector = Collector(grid, timeout_s=timeout_s)
+    collector.ask(messages)
+    return Answers.of(collector, names)
+
+
+def note_refusal(
+    site: str, error: FederationError, refused: dict[str, str], details: dict[str, str]
+) -> None:
+    """Write down the code of a refusal, or that a reply is invalid and what is wrong with it."""
+    if isinstance(error, Refused):
+        refused[site] = error.code
+        if error.correlation:
+            details[site] = f"{error.correlation} in the site's log"
+    else:
+        refused[site] = INVALID_REPLY
+        details[site] = str(error)

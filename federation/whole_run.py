@@ -1,0 +1,165 @@
+"""All rounds of a run over any grid, and what they leave: statements, the model, a record."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from federation.checkpoint import Checkpoint, RunState
+from federation.experiment import Experiment
+from federation.files import write_atomically
+from federation.flower.server_app import (
+    DEFAULT_TIMEOUT_S,
+    RunResult,
+    RunStoppedError,
+    run_rounds,
+)
+from federation.ledger.filter import BudgetPolicy, FilterState
+from federation.messages import RoundFinished
+from federation.privacy.plan import PrivacyPlan, make_plan
+from federation.tracking.log import log_run
+from federation.tracking.runs import LoggedRun, TrackedModel, TrackedRun
+from federation.tracking.store import open_store
+from federation.training import initial_weights
+from models.weights import weights_to_bytes
+
+if TYPE_CHECKING:
+    from flwr.serverapp import Grid
+
+Watcher = Callable[[RoundFinished], None]
+Keep = Callable[[Sequence[Mapping[str, Any]]], None]
+
+
+def carry_out(  # noqa: PLR0913 - all but three are named
+    experiment: Experiment,
+    grid: "Grid",
+    checkpoint: Checkpoint,
+    *,
+    out: Path,
+    run: str,
+    keep: Keep,
+    on_event: Watcher,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+) -> tuple[RunResult, LoggedRun, str]:
+    """Carry out the rounds that are left, and leave everything in ``out``.
+
+    Args:
+        run: The run's id, where there is no checkpoint yet.
+        keep: Told the receipts so far after each round, before ``on_event`` is.
+
+    Returns:
+        What the rounds came to, its record in MLflow, and the address of the MLflow store.
+
+    Raises:
+        RunStoppedError: A round had too few sites. What was signed is in ``out``.
+        StorageError: The disk is full; the run can go on.
+    """
+    try:
+        result = _rounds_left(experiment, grid, checkpoint, run, keep, on_event, timeout_s)
+    except RunStoppedError as stopped:
+        keep(stopped.receipts)
+        write_json(out / "closings.json", stopped.closings)
+        raise
+    keep(result.receipts)
+    write_json(out / "closings.json", result.closings)
+    write_atomically(out / "model.safetensors", weights_to_bytes(result.weights), mode=0o644)
+    store = open_store(out.resolve() / "mlflow")
+    tracked = log_run(_tracked(experiment, result, store))
+    checkpoint.remove()
+    return result, tracked, store
+
+
+def _rounds_left(  # noqa: PLR0913, PLR0917 - as ``carry_out`` has them
+    experiment: Experiment,
+    grid: "Grid",
+    checkpoint: Checkpoint,
+    run: str,
+    keep: Keep,
+    on_event: Watcher,
+    timeout_s: float,
+) -> RunResult:
+    state: RunState | None = None
+    weights = None
+    if checkpoint.exists:
+        state, weights = checkpoint.load(experiment.digest())
+    events = [] if state is None else state.events
+    receipts = [dict(receipt) for event in events for receipt in event.receipts]
+
+    def after_round(event: RoundFinished) -> None:
+        # What sites have paid for is on record even if this process dies in the next round.
+        receipts.extend(dict(receipt) for receipt in event.receipts)
+        keep(receipts)
+        on_event(event)
+
+    algorithm = experiment.algorithm
+    return run_rounds(
+        grid,
+        experiment_digest=experiment.digest(),
+        run=run if state is None else state.run,
+        weights=initial_weights(experiment) if weights is None else weights,
+        rounds=algorithm.rounds,
+        min_sites=algorithm.min_sites,
+        policy=experiment.cohort,
+        ema_decay=algorithm.ema_decay,
+        retries=algorithm.retries,
+        on_event=after_round,
+        timeout_s=timeout_s,
+        checkpoint=checkpoint,
+        state=state,
+    )
+
+
+def write_json(path: Path, values: Sequence[Mapping[str, Any]]) -> None:
+    """Write what sites have signed, for anybody to read."""
+    text = json.dumps(list(values), indent=1, sort_keys=True)
+    write_atomically(path, text.encode(), mode=0o644)
+
+
+def _tracked(experiment: Experiment, result: RunResult, store: str) -> TrackedRun:
+    plan = make_plan(experiment)
+    values = experiment.model_dump(mode="json")
+    return TrackedRun(
+        store=store,
+        experiment=experiment.name,
+        name=f"{experiment.name}-{result.run[:8]}",
+        parameters=values | {"noise_multiplier": plan.noise_multiplier},
+        experiment_yaml=yaml.safe_dump(values, sort_keys=False),
+        experiment_digest=experiment.digest(),
+        events=result.events,
+        descriptions=result.descriptions,
+        receipts=result.receipts,
+        closings=result.closings,
+        heads={receipt["site"]: receipt["head_after"] for receipt in result.receipts}
+        | {closing["site"]: closing["head"] for closing in result.closings},
+        model=TrackedModel(
+            spec=values["model"],
+            classes=experiment.task.classes,
+            weights=result.weights,
+            input_example=_synthetic_input(experiment),
+            value=values["task"] if experiment.task.learns == "values" else None,
+        ),
+        tags={"run": result.run} | _epsilon_tags(plan, result.receipts),
+    )
+
+
+def _epsilon_tags(plan: PrivacyPlan, receipts: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Return what this run cost each site, from its receipts (not what the site spent before)."""
+    if not plan.is_private:
+        return {f"epsilon/{receipt['site']}": "infinite" for receipt in receipts}
+    policy, rounds = BudgetPolicy.of(plan.epsilon, plan.delta), Counter(r["site"] for r in receipts)
+    cost = {
+        site: FilterState().after(plan.round_event.times(n)).spent_epsilon(policy)
+        for site, n in rounds.items()
+    }
+    return {f"epsilon/{site}": f"{value:.4f}" for site, value in cost.items()}
+
+
+def _synthetic_input(experiment: Experiment) -> "np.ndarray[Any, np.dtype[np.float32]]":
+    """Return one image of noise, (1, channels, *shape): an example that shows no one."""
+    random = np.random.default_rng(experiment.seed)
+    shape = (1, experiment.input.num_channels, *experiment.input.shape)
+    return random.standard_normal(shape, dtype=np.float32)
