@@ -25,6 +25,7 @@ from federation.experiment import Experiment
 from federation.files import write_atomically
 from federation.flower.client_app import client_app
 from federation.flower.grid import LocalGrid
+from federation.flower.whole_run import carry_out, write_json
 from federation.messages import RoundFinished, Weights
 from federation.privacy.plan import PrivacyPlan, make_plan
 from federation.rounds import LocalRounds
@@ -32,7 +33,6 @@ from federation.separation import require_separate_data
 from federation.site import Part, Permission, Site, open_site
 from federation.tracking.runs import LoggedRun
 from federation.training import require_data_fits, require_trainable
-from federation.whole_run import carry_out, write_json
 from federation.withdrawal import finish_exclusions
 
 Watcher = Callable[[RoundFinished], None]

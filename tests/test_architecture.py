@@ -46,7 +46,7 @@ ORDER = (
     {"steps"},
     {"training", "scoring"},
     {"rounds"},
-    {"flower", "tracking", "whole_run"},
+    {"flower", "tracking"},
     {"run", "demo"},
     {"cli"},
 )

@@ -8,7 +8,7 @@ from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from federation.cohort import Cohort, CohortPolicy
-from federation.errors import FederationError, Refused
+from federation.errors import CheckpointError, FederationError, Refused
 from federation.flower import wire
 from federation.flower.collecting import Collector, ask_all
 from federation.flower.grid import NamedGrid
@@ -82,14 +82,14 @@ def found_again(grid: Grid, cohort: Cohort) -> Cohort:
     """Return a cohort with the node ids that its sites have now: a hub gives new ones each start.
 
     Raises:
-        FederationError: A site of it is not known any more.
+        CheckpointError: A site of it is not known any more.
     """
     if not isinstance(grid, NamedGrid):
         return cohort
     ids = {name: node_id for node_id, name in grid.registered.items()}
     if not set(cohort.names.values()) <= ids.keys():
         began = ", ".join(sorted(cohort.names.values()))
-        raise FederationError(
+        raise CheckpointError(
             f"This run began with {began}, and other sites were given now: "
             f"{', '.join(sorted(ids))}. Nothing was sent. Give the same sites."
         )

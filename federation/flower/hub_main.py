@@ -9,11 +9,11 @@ from flwr.serverapp import Grid
 from federation.checkpoint import FILE, Checkpoint
 from federation.errors import FederationError
 from federation.flower.hub_grid import HubGrid
+from federation.flower.whole_run import carry_out as carry_out_rounds
+from federation.flower.whole_run import write_json
 from federation.hub_folder import HubFolder
 from federation.hub_runs import RunFolder
 from federation.messages import RoundFinished
-from federation.whole_run import carry_out as carry_out_rounds
-from federation.whole_run import write_json
 
 CHECKPOINT = "checkpoint"
 

@@ -13,7 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from federation.checkpoint import Checkpoint, RunState
 from federation.cohort import CohortPolicy
-from federation.errors import FederationError, StorageError
+from federation.errors import CheckpointError, FederationError, StorageError
 from federation.flower.hub_run import HubRun, Watcher
 from federation.messages import Description, RoundFinished, Weights
 
@@ -91,6 +91,7 @@ def run_rounds(  # noqa: PLR0913 - one complete run, all by keyword
     Raises:
         RunStoppedError: A round had fewer than ``min_sites`` valid updates.
         StorageError: The disk is full; the run can go on.
+        CheckpointError: The run began with other sites.
     """
     if rounds < 0:
         raise ValueError(f"rounds is {rounds}; give 0 or more.")
@@ -132,7 +133,7 @@ def _carried_out(run: HubRun, grid: Grid, rounds: int) -> RunResult:
         with quiet_flower():
             run.begin(grid)
             run.carry_out(grid, rounds)
-    except StorageError:
+    except (StorageError, CheckpointError):
         raise
     except FederationError as error:
         run.stop(str(error))

@@ -49,7 +49,7 @@ def contents(experiment_digest, run_id, weights):
 def test_every_site_accepts_every_kind(sites, experiment_digest, run_id, weights):
     grid = over(flower(sites))
     for kind, content in contents(experiment_digest, run_id, weights).items():
-        messages = addressed(grid, grid.names, content, kind, round_number=1)
+        messages = addressed(grid, grid.names, content, kind, round_number=1, timeout_s=10)
         replies = grid.send_and_receive(messages, timeout=10)
         assert len(replies) == 2
         assert not any("refusal" in reply.content for reply in replies), kind
@@ -58,7 +58,7 @@ def test_every_site_accepts_every_kind(sites, experiment_digest, run_id, weights
 def test_another_hubs_requests_are_refused(sites, experiment_digest, run_id, weights):
     grid = over(flower(sites), key=OTHER)
     for kind, content in contents(experiment_digest, run_id, weights).items():
-        messages = addressed(grid, grid.names, content, kind, round_number=1)
+        messages = addressed(grid, grid.names, content, kind, round_number=1, timeout_s=10)
         codes = {r.content["refusal"]["code"] for r in grid.send_and_receive(messages, timeout=10)}
         assert codes == {"not_from_hub"}
     assert all(not fake.seen for fake in sites.values())
@@ -71,7 +71,7 @@ def test_a_request_for_one_site_is_none_for_another(sites, experiment_digest, ru
     crossed = {first: below.names[second], second: below.names[first]}
     grid = over(below, names=crossed)
     content = contents(experiment_digest, run_id, weights)["train"]
-    messages = addressed(grid, grid.names, content, "train", round_number=1)
+    messages = addressed(grid, grid.names, content, "train", round_number=1, timeout_s=10)
     codes = {r.content["refusal"]["code"] for r in grid.send_and_receive(messages, timeout=10)}
     assert codes == {"not_from_hub"}
 
@@ -90,7 +90,9 @@ def test_a_change_of_the_content_is_noticed(sites, experiment_digest, run_id, we
     for round_number in (1, 2):
         request = TrainRequest(experiment_digest, run_id, round_number, 1, weights)
         content = wire.encode_train_request(request)
-        messages = addressed(grid, grid.names, content, "train", round_number=round_number)
+        messages = addressed(
+            grid, grid.names, content, "train", round_number=round_number, timeout_s=10
+        )
         replies = grid.send_and_receive(messages, timeout=10)
         assert not any("refusal" in reply.content for reply in replies)
 
@@ -107,5 +109,5 @@ def test_a_wait_ends_at_its_deadline(sites, experiment_digest, run_id, weights):
     below = Silent({name: client_app(fake) for name, fake in sites.items()})
     grid = over(below)
     content = contents(experiment_digest, run_id, weights)["query"]
-    messages = addressed(grid, grid.names, content, "query", round_number=0)
+    messages = addressed(grid, grid.names, content, "query", round_number=0, timeout_s=10)
     assert grid.send_and_receive(messages, timeout=0.2) == []

@@ -212,7 +212,7 @@ class TestALostRound:
 
     def test_is_asked_for_no_more_often_than_sites_have_agreed_to_pay(self, over, paying_site):
         sites = [paying_site("a"), paying_site("b", dies=(1, 2, 3))]
-        with pytest.raises(RunStoppedError, match=r"Round 3.*\(lost\).*more algorithm\.retries"):
+        with pytest.raises(RunStoppedError, match=r"Round 3.*\(lost: .*more algorithm\.retries"):
             over(sites, rounds=3, min_sites=2, retries=2)
         assert [key for key, _ in sites[1].charges] == [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1)]
 
