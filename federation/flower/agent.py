@@ -37,8 +37,9 @@ KINDS = {
     "train": "train",
     "evaluate": "evaluate",
 }
-# How often a site looks for work, in seconds.
-POLL_S = 0.25
+# How often a site looks for work, in seconds: often while a run is under way, seldom when idle.
+POLL_S, IDLE_POLL_S = 0.1, 2.0
+_SLOWER = 1.05
 Told = Callable[[str], None]
 
 
@@ -113,6 +114,7 @@ class Agent:
                 pause = min(2 * pause, 30.0)
 
     def _answer_all(self, connection: Connection) -> None:
+        pause = POLL_S
         while not self._stop.is_set():
             if self._paused():
                 self._told("paused by the operator")
@@ -123,9 +125,11 @@ class Agent:
                 message = connection.take()
                 if message is None:
                     self._told("waiting for requests")
-                    self._stop.wait(POLL_S)
+                    self._stop.wait(pause)
+                    pause = min(_SLOWER * pause, IDLE_POLL_S)
                 else:
                     self._answer(connection, message)
+                    pause = POLL_S
             except (UnreachableError, NotAdmittedError):
                 raise
             except FederationError as error:
