@@ -7,7 +7,7 @@ from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from federation.cohort import Cohort, CohortPolicy
-from federation.errors import FederationError, Refused
+from federation.errors import CheckpointError, FederationError, Refused
 from federation.flower import wire
 from federation.flower.collecting import Collector, ask_all
 from federation.flower.grid import LocalGrid
@@ -81,11 +81,11 @@ def require_same_nodes(grid: Grid, cohort: Cohort) -> None:
     """Check that nodes whose names this process knows are those that a run began with.
 
     Raises:
-        FederationError: They are not.
+        CheckpointError: They are not.
     """
     if isinstance(grid, LocalGrid) and not cohort.names.items() <= grid.names.items():
         began = ", ".join(sorted(cohort.names.values()))
-        raise FederationError(
+        raise CheckpointError(
             f"This run began with {began}, and other sites were given now: "
             f"{', '.join(grid.names.values())}. Nothing was sent. Give the same sites."
         )

@@ -13,7 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from federation.checkpoint import Checkpoint, RunState
 from federation.cohort import CohortPolicy
-from federation.errors import FederationError, StorageError
+from federation.errors import CheckpointError, FederationError, StorageError
 from federation.flower.hub_run import HubRun, Watcher
 from federation.messages import Description, RoundFinished, Weights
 
@@ -90,7 +90,8 @@ def run_rounds(  # noqa: PLR0913 - one complete run, all by keyword
 
     Raises:
         RunStoppedError: A round had fewer than ``min_sites`` valid updates.
-        StorageError: The disk is full; the run can go on.
+        StorageError, CheckpointError: The disk is full, or these are other sites than the run began
+            with; it has not ended.
     """
     if rounds < 0:
         raise ValueError(f"rounds is {rounds}; give 0 or more.")
@@ -132,7 +133,8 @@ def _carried_out(run: HubRun, grid: Grid, rounds: int) -> RunResult:
         with quiet_flower():
             run.begin(grid)
             run.carry_out(grid, rounds)
-    except StorageError:
+    except (StorageError, CheckpointError):
+        # No end of the run: it goes on once that is put right.
         raise
     except FederationError as error:
         run.stop(str(error))
