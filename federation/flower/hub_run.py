@@ -215,7 +215,9 @@ class HubRun:
 
     def _take_all(self, grid: Grid, training: TrainingRound, collector: Collector) -> None:
         for node_id, content in collector:
-            if training.take(node_id, content):
+            lost = training.take(node_id, content)
+            # A message without time is none to Flower, and a charge at the site.
+            if lost and collector.seconds_left:
                 self._ask(grid, training, collector, [node_id])
 
     def _wait_for_more(self, grid: Grid, training: TrainingRound, collector: Collector) -> None:

@@ -90,8 +90,8 @@ def run_rounds(  # noqa: PLR0913 - one complete run, all by keyword
 
     Raises:
         RunStoppedError: A round had fewer than ``min_sites`` valid updates.
-        StorageError: The disk is full; the run can go on.
-        CheckpointError: The run began with other sites.
+        StorageError, CheckpointError: The disk is full, or these are other sites than the run began
+            with; it has not ended.
     """
     if rounds < 0:
         raise ValueError(f"rounds is {rounds}; give 0 or more.")
@@ -134,6 +134,7 @@ def _carried_out(run: HubRun, grid: Grid, rounds: int) -> RunResult:
             run.begin(grid)
             run.carry_out(grid, rounds)
     except (StorageError, CheckpointError):
+        # No end of the run: it goes on once that is put right.
         raise
     except FederationError as error:
         run.stop(str(error))

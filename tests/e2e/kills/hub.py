@@ -1,9 +1,10 @@
 """Runs a hub with two sites in forked children, kills them and goes on; a program of its own.
 
 Everything is real but the training itself, as in ``site.py``. The children are killed at the hub's
-durable calls and at the sites', which run in the same process. ``python -m tests.e2e.kills.hub
-FOLDER STRIDE`` prints JSON: every ``STRIDE``-th call is died at, and all of the hub's own but the
-writing of single arrays.
+durable calls and at the sites', which run in the same process.
+``python -m tests.e2e.kills.hub FOLDER STRIDE [forgetful]`` prints JSON: every ``STRIDE``-th call is
+died at, and all of the hub's own but the writing of single arrays. A ``forgetful`` hub, which asks
+anew after a crash, must be found out.
 """
 
 import gc
@@ -47,8 +48,8 @@ OF_THE_HUB = ("checkpoint", "arrays", "spooled")
 class Trials:
     """Two sites and a hub, put back to how they were before each trial."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, forgetful: bool) -> None:
+        self.folder, self.forgetful = folder, forgetful
         self.hub, self.result = folder / "hub", folder / "result.json"
         self.wrong: list[str] = []
         in_child(self._prepare)
@@ -89,7 +90,8 @@ class Trials:
 
         def work() -> None:
             boundaries.install()
-            told = carry_out(self.hub, [self.file(name) for name in SITES])
+            files = [self.file(name) for name in SITES]
+            told = carry_out(self.hub, files, forgetful=self.forgetful)
             self.result.write_text(json.dumps({**told, "calls": boundaries.names}))
 
         return in_child(work)
@@ -134,7 +136,7 @@ class Trials:
         return weights_from_bytes(path.read_bytes())
 
 
-def carry_out(hub: Path, site_files: list[Path]) -> dict[str, Any]:
+def carry_out(hub: Path, site_files: list[Path], *, forgetful: bool) -> dict[str, Any]:
     """Be the hub and its sites."""
 
     def noise(_experiment, _plan, weights, _dataset, *, randomness, before_step, **_):
@@ -159,6 +161,7 @@ def carry_out(hub: Path, site_files: list[Path]) -> dict[str, Any]:
             min_sites=2,
             ema_decay=EXPERIMENT.algorithm.ema_decay,
             retries=EXPERIMENT.algorithm.retries,
+            attempt=2 if forgetful and state is not None else 1,
             checkpoint=checkpoint,
             state=state,
         )
@@ -191,17 +194,21 @@ def main() -> None:
     software_digest()
     second_verifier()
     require_trainable(EXPERIMENT)
-    trials = Trials(folder)
+    trials = Trials(folder, forgetful="forgetful" in sys.argv)
     trials.put_back()
     trials.run()
     told = json.loads(trials.result.read_text())
     calls, died = told["calls"], []
     for number, call in enumerate(calls):
-        if number % stride and (call == "write arrays" or not call.endswith(OF_THE_HUB)):
+        if trials.forgetful or (
+            number % stride and (call == "write arrays" or not call.endswith(OF_THE_HUB))
+        ):
             continue
         way = "half" if call.startswith("write") else "before"
         trials.trial(f"{call} {number}", Point(number, way))
         died.append(call)
+    after = calls.index("replace spooled")
+    trials.trial("with an update here", Point(after, "before"))
     # Killed in what comes after a kill, too.
     trials.trial("four in a row", *(Point(len(calls) // 5, "before") for _ in range(4)))
     assert "tensorstore" not in sys.modules, "it does not survive a fork"

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from federation.checkpoint import Checkpoint
-from federation.errors import CheckpointError, FederationError, Refused, StorageError
+from federation.errors import CheckpointError, Refused, StorageError
 from federation.flower.client_app import client_app
 from federation.flower.collecting import Collector
 from federation.flower.grid import LocalGrid
@@ -186,6 +186,8 @@ def test_other_sites_than_it_began_with_are_refused_before_anything_is_sent(
         carry_out([paying_site("a"), paying_site("b")])
     dying()
     others = [paying_site("a"), paying_site("c")]
-    with pytest.raises(FederationError, match=r"began with a, b, and other sites.*: a, c\."):
+    with pytest.raises(CheckpointError, match=r"began with a, b, and other sites.*: a, c\."):
         carry_out(others)
     assert [site.seen for site in others] == [[], []]
+    again = carry_out([paying_site("a"), paying_site("b")])
+    assert [event.round for event in again.events] == [0, 1, 2, 3]
