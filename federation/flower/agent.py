@@ -86,28 +86,38 @@ class Agent:
         self._tell = told
         self._doing = ""
         self._unsent: Message | None = None
+        self._heard = 0.0
 
     def serve(
         self,
         connect: Callable[[], AbstractContextManager[Connection]],
         *,
         outage_s: float = 24 * 3600.0,
+        readmit_s: float = 60.0,
     ) -> None:
         """Stay connected and answer, through outages of up to ``outage_s`` seconds each.
+
+        Args:
+            readmit_s: A hub that was started anew admits its sites a moment later: so long, in
+                seconds, a site that was connected before does not believe that it is refused.
 
         Raises:
             UnreachableError: The hub was away for longer.
             NotAdmittedError: The hub or its proxy refuses this site.
         """
-        last, pause = monotonic(), 1.0
+        last, pause, admitted = monotonic(), 1.0, False
         while not self._stop.is_set():
             try:
                 with connect() as connection:
                     self._told(f"connected to {connection.address}")
-                    last, pause = monotonic(), 1.0
+                    admitted, pause = True, 1.0
                     self._answer_all(connection)
-            except UnreachableError as error:
-                if monotonic() - last > outage_s:
+                    last = monotonic()
+            except (UnreachableError, NotAdmittedError) as error:
+                refused = isinstance(error, NotAdmittedError)
+                last = max(last, self._heard)
+                patience = (readmit_s if admitted else -1.0) if refused else outage_s
+                if monotonic() - last > patience:
                     raise
                 self._told(f"waiting for the hub: {error}")
                 self._stop.wait(pause)
@@ -123,6 +133,7 @@ class Agent:
             try:
                 self._give_unsent(connection)
                 message = connection.take()
+                self._heard = monotonic()
                 if message is None:
                     self._told("waiting for requests")
                     self._stop.wait(pause)

@@ -247,14 +247,31 @@ class TestFailures:
             connection.failures = [UnreachableError("gone")] * 9
 
         with pytest.raises(UnreachableError, match="gone"):
-            _serve_with_no_patience(served, prepare)
+            _serve_with_no_patience(served, prepare, outage_s=-1.0)
 
-    def test_a_hub_that_refuses_the_site_ends_the_agent(self, served):
+    def test_a_hub_that_goes_on_refusing_the_site_ends_the_agent(self, served):
         def prepare(connection):
-            connection.failures = [NotAdmittedError("revoked")]
+            connection.failures = [NotAdmittedError("revoked")] * 99
 
         with pytest.raises(NotAdmittedError, match="revoked"):
-            served([], prepare=prepare)
+            _serve_with_no_patience(served, prepare, readmit_s=0.5)
+
+    def test_a_hub_that_was_started_anew_is_given_a_moment(self, served, asked):
+        def prepare(connection):
+            connection.failures = [NotAdmittedError("not yet")]
+
+        connection, _ = served([asked()], prepare=prepare)
+        assert len(connection.given) == 1
+
+    def test_a_site_that_was_never_admitted_is_told_at_once(self, tmp_path, site):
+        def refused():
+            raise NotAdmittedError("unknown key")
+
+        agent = Agent(
+            client_app(site("ward-a")), EgressJournal(tmp_path), tick_s=0, stop=threading.Event()
+        )
+        with pytest.raises(NotAdmittedError, match="unknown key"):
+            agent.serve(refused)
 
     def test_a_run_that_is_over_or_a_message_that_is_none_is_passed_by(self, served, asked):
         def prepare(connection):
@@ -275,10 +292,10 @@ class TestFailures:
         assert len(connection.given) == 1
 
 
-def _serve_with_no_patience(served, prepare):
+def _serve_with_no_patience(served, prepare, **patience):
     serve = Agent.serve
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Agent, "serve", lambda self, connect: serve(self, connect, outage_s=-1.0))
+        patch.setattr(Agent, "serve", lambda self, connect: serve(self, connect, **patience))
         served([], prepare=prepare)
 
 

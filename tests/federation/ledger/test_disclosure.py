@@ -168,7 +168,8 @@ def test_the_search_finds_what_left(both):
             told = {value for value in map(str, paper.values()) if value.startswith("sha256:")}
             told = {value.removeprefix("sha256:").encode() for value in told}
             assert told | {paper["signature"].encode()} <= run.values
-        assert declared(both.sites) <= run.values
+        # A fingerprint in which a word or too few digits happen to stand is not looked for.
+        assert {v for v in declared(both.sites) if HEX.fullmatch(v) or is_random(v)} <= run.values
         assert any((run.out / "mlflow").rglob("heads.json"))
 
 
