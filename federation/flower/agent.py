@@ -48,6 +48,11 @@ class Connection(Protocol):
 
     address: str
 
+    @property
+    def node_id(self) -> int:
+        """What the hub knows this site by."""
+        ...
+
     def take(self) -> Message | None:
         """Return the next message for this site."""
         ...
@@ -164,10 +169,13 @@ class Agent:
             self._tell(doing)
 
     def _give_unsent(self, connection: Connection) -> None:
-        """Send what was journalled; after an outage, once more."""
-        if self._unsent is not None:
+        """Send what was journalled; after an outage, once more, but not to a hub started anew.
+
+        That one knows nothing of the request. It asks again, and gets the same bytes.
+        """
+        if self._unsent is not None and self._unsent.metadata.src_node_id == connection.node_id:
             connection.give(self._unsent)
-            self._unsent = None
+        self._unsent = None
 
     def _reply(self, message: Message, kind: str) -> Message:
         if kind == "unknown" or not message.has_content():

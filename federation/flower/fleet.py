@@ -59,7 +59,7 @@ CALL_TIMEOUT_S = 60.0
 _MAX_OBJECTS = 4 * MAX_TENSORS
 # Names, shapes and other records beside the weights.
 _MAX_MESSAGE_BYTES = MAX_WEIGHTS_BYTES + 64 * 1024**2
-_BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
+_BUSY = frozenset({408, 425, 429, 502, 503, 504})
 # Flower's answer to a site that is there already, or was until a moment ago and is still on lease.
 _ON_LEASE = 412
 
@@ -76,6 +76,10 @@ class NotAdmittedError(FederationError):
 
 class RunOverError(FederationError):
     """The run that a message belongs to has ended at the hub."""
+
+
+class HubFaultError(FederationError):
+    """The hub failed over this one request; the next may do better."""
 
 
 def tls_context(ca: Path, certificate: Path, key: Path) -> ssl.SSLContext:
@@ -161,8 +165,10 @@ class FleetConnection:
                 public_key=self._public_key, heartbeat_interval=HEARTBEAT_S
             )
             answer = self._call(self._client.ActivateNode, request)
-        except BaseException:
+        except BaseException as error:
             self._client.close()
+            if isinstance(error, HubFaultError):
+                raise UnreachableError(str(error)) from error
             raise
         self._node = Node(node_id=answer.node_id)
         self._heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -186,6 +192,11 @@ class FleetConnection:
             pass
         finally:
             self._client.close()
+
+    @property
+    def node_id(self) -> int:
+        """What Flower knows this site by, until the hub is started anew."""
+        return int(self._required_node().node_id)
 
     def take(self) -> Message | None:
         """Return the next whole message for this site, or None if there is none.
@@ -305,6 +316,8 @@ def _meaning(response: httpx.Response, address: str) -> FederationError:
     status = response.status_code
     if status in _BUSY:
         return UnreachableError(f"The hub at {address} is not ready (HTTP {status}).")
+    if status == 500:
+        return HubFaultError(f"The hub at {address} failed over a request (HTTP 500).")
     if status == _ON_LEASE:
         return UnreachableError(
             f"The hub at {address} holds another connection of this site. If it was killed, the "

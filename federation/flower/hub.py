@@ -94,15 +94,24 @@ class HubProcesses:
 
     Args:
         proxy: Whether to run nginx, too; without, a proxy of your own uses the configuration.
+        executor: Whether to run SuperExec, too; without, somebody else carries runs out.
         told: Called with a few words whenever something changes.
     """
 
-    def __init__(self, hub: HubFolder, *, proxy: bool = True, told: Told = lambda _: None) -> None:
+    def __init__(
+        self,
+        hub: HubFolder,
+        *,
+        proxy: bool = True,
+        executor: bool = True,
+        told: Told = lambda _: None,
+    ) -> None:
         self._hub = hub
         self._told = told
         env = environment(hub)
         self._link = _Process("superlink", superlink_command(hub), env, hub.path)
-        self._exec = _Process("superexec", superexec_command(hub), env, hub.path)
+        runs_runs = _Process("superexec", superexec_command(hub), env, hub.path)
+        self._exec = runs_runs if executor else None
         self._proxy = _Process("nginx", _nginx(hub), env, hub.path) if proxy else None
 
     def run(self, stop: threading.Event) -> None:
@@ -131,15 +140,17 @@ class HubProcesses:
         with Control(self._hub) as control:
             control.wait_until_up(process)
             self._hub.write_nodes(control.register(self._hub.sites.values()))
-        self._exec.start()
+        if self._exec is not None:
+            self._exec.start()
         _note_interrupted(self._hub)
 
     def _restart_what_ended(self) -> None:
         if self._link.ended:
             self._told("SuperLink ended; it is started again")
-            self._exec.stop()  # what it ran cannot go on: its runs are resumed by hand
+            if self._exec is not None:
+                self._exec.stop()  # what it ran cannot go on: its runs are resumed by hand
             self._start_link()
-        if self._exec.ended:
+        if self._exec is not None and self._exec.ended:
             self._told("SuperExec ended; it is started again")
             self._exec.start()
         if self._proxy is not None and self._proxy.ended:

@@ -29,6 +29,7 @@ class Wire:
     """A connection whose messages are given beforehand; it ends the agent when they are used up."""
 
     address = "hub.example.org:443"
+    node_id = 2  # as LocalGrid numbers its first site
 
     def __init__(self, messages, stop):
         self.messages, self.stop = list(messages), stop
@@ -241,6 +242,20 @@ class TestFailures:
         connection, entries = served([asked()], prepare=prepare)
         assert len(connection.given) == 1
         assert len(entries) == 1
+
+    def test_a_reply_that_was_cut_off_is_not_sent_to_a_hub_that_was_started_anew(
+        self, served, asked
+    ):
+        def prepare(connection):
+            def cut():
+                connection.before_giving = lambda: None
+                connection.node_id = 99
+                raise UnreachableError("the hub is gone")
+
+            connection.before_giving = cut
+
+        connection, _ = served([asked()], prepare=prepare)
+        assert connection.given == []
 
     def test_an_outage_that_is_too_long_ends_the_agent(self, served):
         def prepare(connection):
