@@ -18,6 +18,7 @@ from data_adapters.cache import (
     StoredArray,
     copied_path,
     facts,
+    in_place_document,
     in_place_path,
     temporary_path,
     write_pixels,
@@ -142,14 +143,10 @@ def _set_facts(path: Path, values: dict[str, object]) -> None:
 def _stage_in_place(task: Task, scan: Scan) -> Staged:
     blocks = BlockFile(task.cache_dir / BLOCKS / f"{task.location}.jsonl", scan)
     measured = measure(scan, task.names, recall=blocks.recall, remember=blocks.remember)
-    document = {
-        "location": task.location,
-        "stamp": scan.stamp,
-        "facts": facts(scan, task.names, measured),
-    }
+    document = in_place_document(task.location, scan.stamp, facts(scan, task.names, measured))
     temporary = temporary_path(task.cache_dir)
     with _writing(task.cache_dir):
-        temporary.write_text(json.dumps(document, indent=1), encoding="utf-8")
+        temporary.write_text(document, encoding="utf-8")
     return _staged(scan, measured, in_place_path(measured.digest), temporary)
 
 
