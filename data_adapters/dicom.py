@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_adapters.dicom_channels import check_frames, onto_first, read_channels
+from data_adapters.dicom_channels import check_colour, check_frames, onto_first, read_channels
 from data_adapters.dicom_found import Found, source_files
 from data_adapters.dicom_headers import Instance, quiet_pydicom
 from data_adapters.dicom_images import check_kind, grid_of
@@ -51,6 +51,7 @@ class Settings:
     rule: LabelRule | None
     clean_modalities: frozenset[str]
     spacing_mm: float | None
+    colour: bool
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class DicomCandidate:
         if isinstance(self.target, Unusable):
             raise self.target
         grids = [grid_of(image.instances, self.settings.spacing_mm) for image in self.channels]
+        check_colour(grids, colour=self.settings.colour)
         check_frames(grids)
         # Labels before pixels: most of what is wrong with a study is wrong with its labels.
         labels_zyx = None if labels is None else self._read_labels(labels, grids)
@@ -209,6 +211,7 @@ class _Maker:
             rule=label_rule(source) if source.class_names() else None,
             clean_modalities=frozenset(source.clean_modalities),
             spacing_mm=source.spacing,
+            colour=source.colour,
         )
 
     def candidate(self, choice: Choice, labels: tuple[Labels, ...]) -> DicomCandidate:

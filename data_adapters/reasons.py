@@ -130,7 +130,12 @@ REASONS: dict[str, Reason] = {
     # Pixels
     "COLOUR_IMAGE": Reason(
         "The pixels are in colour.",
-        "Only single-channel images can be used.",
+        "Say `colour: true` in the site file if these are slides, whose channels are then red, "
+        "green and blue; of other objects only images with one channel can be used.",
+    ),
+    "NOT_COLOUR": Reason(
+        "The image has one channel, and the site file says that images are in colour.",
+        "Take `colour` out of the site file, or leave the image out.",
     ),
     "NONLINEAR_VALUES": Reason(
         "Stored values map to real ones through a table or per-frame functions, not a slope.",

@@ -105,6 +105,8 @@ def _writing(cache_dir: Path) -> Iterator[None]:
 
 
 def _stage(task: Task, scan: Scan) -> Staged:
+    if len(scan.slopes) != len(task.names.channels):  # the surplus would never be looked at
+        raise ValueError("a reader gave other channels than its source names")
     if scan.in_place:
         return _stage_in_place(task, scan)
     if isinstance(scan.image_czyx, np.ndarray):
