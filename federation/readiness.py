@@ -151,6 +151,7 @@ def check_site(
     parts = tuple(_part(data, part, how, findings) for part in data.parts)
     if not quick:
         _collect(findings, data.check_subjects)
+        _collect(findings, data.require_one_budget)
     site = _opened(data, site_file, findings)
     use = experiment.data_use if experiment else None
     consent = _consent(data, use, findings)
@@ -239,8 +240,6 @@ def _consent(data: SiteData, use: DataUse | None, findings: _Findings) -> Consen
         name: len(subjects) - len(consents.lacking(subjects, asked, today))
         for name, asked in uses.items()
     }
-    if subjects and not any(holding.values()):
-        findings.blocks("No subject's consent holds today " + ("for it." if use else "."))
     found = ConsentFound(
         num_subjects=len(subjects),
         unknown=len(consents.unknown(subjects)),
@@ -249,7 +248,21 @@ def _consent(data: SiteData, use: DataUse | None, findings: _Findings) -> Consen
         rows_unused=ordered(dict(consents.num_rows_unused)),
     )
     _tell_consent(found, findings)
+    if subjects and not any(holding.values()):
+        _nobody_consents(found, use, findings)
     return found
+
+
+def _nobody_consents(found: ConsentFound, use: DataUse | None, findings: _Findings) -> None:
+    """Without an experiment it is not known what for: what holds may be for just that."""
+    holds = found.num_subjects - found.unknown - found.expired
+    if use is not None or not holds:
+        findings.blocks("No subject's consent holds today" + (" for it." if use else "."))
+        return
+    findings.tells(
+        f"The consent of {holds} subjects holds today, and none for general or health research: an "
+        "experiment must name their disease or purpose. Check it with --experiment FILE."
+    )
 
 
 def _usual_uses() -> dict[str, DataUse]:

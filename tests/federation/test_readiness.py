@@ -5,6 +5,7 @@ from dataclasses import fields
 import pytest
 
 from federation.errors import FederationError
+from federation.experiment import Experiment
 from federation.flower import wire
 from federation.leaving import site_leaves
 from federation.messages import Description, TrainReply
@@ -133,6 +134,29 @@ def test_consent_is_counted_for_what_it_holds_today(file):
     assert "1 rows give none" in told(found)
     table.write_text("subject,purpose,expires\n")
     assert "No subject's consent holds today" in blocking(check_site(file))[0]
+
+
+def consent_to(file, purpose, expires=""):
+    edit(file, "policy:", "consent: {path: consent.csv}\npolicy:")
+    rows = [f"specimen-000{number},{purpose},{expires}" for number in range(1, 6)]
+    (file.parent / "consent.csv").write_text("\n".join(["subject,purpose,expires", *rows]))
+
+
+def test_consent_to_one_disease_alone_blocks_only_experiments_on_others(file):
+    consent_to(file, "DUO:0000007 MONDO:0004975")
+    found = check_site(file)
+    assert found.ready
+    assert "consent of 5 subjects holds today, and none for general" in told(found)
+    values = tiny_experiment().model_dump(mode="json")
+    for disease, ready in (("MONDO:0004975", True), ("MONDO:0005180", False)):
+        use = {"purpose": "DUO:0000007", "disease": disease, "non_profit": True}
+        asked = Experiment.model_validate(values | {"data_use": use})
+        assert check_site(file, experiment=asked).ready == ready
+
+
+def test_consent_to_one_disease_that_has_expired_blocks(file):
+    consent_to(file, "DUO:0000007 MONDO:0004975", "2020-01-01")
+    assert blocking(check_site(file)) == ["No subject's consent holds today."]
 
 
 def test_headers_that_contradict_a_declaration_are_told_before_the_first_run(laid_out, tmp_path):
