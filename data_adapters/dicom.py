@@ -98,7 +98,7 @@ class DicomCandidate:
             yield labels.instance
 
     def _read(self) -> Scan:
-        self._check()
+        self.check_headers()
         labels = self._chosen_labels()
         if isinstance(self.target, Unusable):
             raise self.target
@@ -120,8 +120,12 @@ class DicomCandidate:
             modality=self.channels[0].instances[0].public_modality,
         )
 
-    def _check(self) -> None:
-        """Refuse what headers alone show; cheap, and before any pixel is decoded."""
+    def check_headers(self) -> None:
+        """Refuse what headers alone show; cheap, and before any pixel is decoded.
+
+        Raises:
+            Unusable: The reason code.
+        """
         for image in self.channels:
             check_kind(image.instances)
             for instance in image.instances:

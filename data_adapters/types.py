@@ -106,6 +106,14 @@ class Reopenable(Protocol):
         """Return a scan that was read before, without looking at its voxels again."""
 
 
+@runtime_checkable
+class HasHeaders(Protocol):
+    """A candidate of which headers alone may show that it cannot be used."""
+
+    def check_headers(self) -> None:
+        """Look at what is known before a pixel is read. Raises ``reasons.Unusable``."""
+
+
 @dataclass(frozen=True)
 class Discovery:
     """What a look at a source found, before any pixel is decoded.

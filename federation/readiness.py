@@ -140,7 +140,7 @@ def check_site(
 
     Args:
         quick: Look at headers only; nothing is cached, and shapes and labels stay unknown.
-        experiment: Check terms and consent for this one.
+        experiment: Check terms, consent, classes and channels for this one.
 
     Raises:
         FederationError: The site file is invalid, or a folder or table that it names is missing.
@@ -156,6 +156,8 @@ def check_site(
     use = experiment.data_use if experiment else None
     consent = _consent(data, use, findings)
     _terms(data, use, findings)
+    if experiment is not None and not quick:
+        _fits(data, experiment, findings)
     budget = _budget(site, findings) if site else None
     _policy(data, findings)
     return Readiness(
@@ -208,7 +210,7 @@ def _opened(data: SiteData, site_file: Path, findings: _Findings) -> Site | None
 def _part(data: SiteData, part: Part, how: _How, findings: _Findings) -> PartFound:
     try:
         if how.quick:
-            return part_by_headers(data, part, how.telling(part))
+            return _quick_part(data, part, how, findings)
         return ingested_part(data, part, how.telling(part), how.workers)
     except CacheError:
         raise  # of the machine, not of the data: there is nothing to report on yet
@@ -218,6 +220,28 @@ def _part(data: SiteData, part: Part, how: _How, findings: _Findings) -> PartFou
     except DataError as error:
         findings.blocks(f"{part}: {error}")
         return unusable_part(data, part, ())
+
+
+def _quick_part(data: SiteData, part: Part, how: _How, findings: _Findings) -> PartFound:
+    found = part_by_headers(data, part, how.telling(part))
+    if not found.num_scans:
+        findings.blocks(
+            f"{part}: no scan can be used by what the headers say; {found.num_unusable} were set "
+            "aside. Correct them, or `path` and `kind` in the site file."
+        )
+    return found
+
+
+def _fits(data: SiteData, experiment: Experiment, findings: _Findings) -> None:
+    """Hold the experiment's classes and channels against those of the data; no pixel is read."""
+    from federation.training import open_dataset  # brings torch
+
+    for part in data.parts:
+        if data.is_ingested(part):
+            try:
+                open_dataset(experiment, data, part, without=())
+            except (DataError, FederationError) as error:
+                findings.blocks(f"{part}: {error}")
 
 
 # Terms, consent, budget
