@@ -177,7 +177,7 @@ def discover_dicom(source: DicomSource) -> Discovery:
         for path in files:
             found.look_at(path, root)
     images = images_of(found.instances)
-    choices, num_studies_without = chosen(images, source)
+    choices = chosen(images, source)
     every_label = [i for i in found.instances if i.kind in _KINDS_OF_LABELS[source.labels]]
     labels, orphans, num_left_out = Pairing(images, every_label).assign(choices)
     if source.class_names():
@@ -198,7 +198,7 @@ def discover_dicom(source: DicomSource) -> Discovery:
         candidates=tuple(sorted(candidates, key=lambda candidate: candidate.where)),
         quarantined=tuple(found.quarantined),
         identifiers_found=dict(sorted(found.identifiers.items())),
-        notes=tuple(found.notes(source, num_studies_without, num_left_out)),
+        notes=tuple(found.notes(source, num_left_out)),
     )
 
 

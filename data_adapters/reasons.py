@@ -83,6 +83,10 @@ REASONS: dict[str, Reason] = {
         "Several series of this study match: {detail}.",
         "Make `select` in the site file narrower, until one series of each study matches.",
     ),
+    "NO_MATCHING_SERIES": Reason(
+        "No series of this study matches the rule for series: it has {detail}.",
+        "Correct or widen `select` in the site file, or leave the study out.",
+    ),
     "MISSING_CHANNEL": Reason(
         "This study has no series for {detail}.",
         "Widen `select` of that channel, or leave the study out.",

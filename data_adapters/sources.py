@@ -69,7 +69,8 @@ class Select(_Strict):
 
     Args:
         description: SeriesDescription; ``*`` and ``?`` as in file names, any case.
-        image_type: Values that ImageType must contain, such as ORIGINAL and PRIMARY.
+        image_type: Values that ImageType must contain, such as ORIGINAL and PRIMARY; of a slide,
+            that of any one of its levels.
         min_slices: Series with fewer are passed over.
     """
 

@@ -176,6 +176,24 @@ def test_a_label_is_never_a_level_and_may_carry_text(put):
     assert reason(source) == "UNSUPPORTED_OBJECT"
 
 
+@pytest.mark.parametrize(
+    ("wanted", "code"),
+    [(("ORIGINAL", "volume"), None), (("LABEL",), "NO_MATCHING_SERIES")],
+)
+def test_a_rule_looks_at_the_levels_of_a_slide(put, wanted, code):
+    """Neither the label nor a level that was computed has what the finest level has."""
+    source = put("sm_image.dcm", select={"image_type": wanted})
+    edit(source.path / "sm_image.dcm", ImageType=["ORIGINAL", "PRIMARY", "VOLUME", "NONE"])
+    add_level(source.path, 0.002)
+    edit(source.path / "coarse.dcm", ImageType=["DERIVED", "PRIMARY", "VOLUME", "RESAMPLED"])
+    shutil.copy(source.path / "sm_image.dcm", source.path / "label.dcm")
+    values = {"ImageType": ["ORIGINAL", "PRIMARY", "LABEL", "NONE"], "SOPInstanceUID": "1.2.3.5"}
+    edit(source.path / "label.dcm", **values)
+    found = discover_dicom(source)
+    assert [entry.code for entry in found.quarantined] == ([code] if code else [])
+    assert len(found.candidates) == (code is None)
+
+
 def test_a_slide_that_may_carry_text_is_refused(put):
     source = put("sm_image.dcm")
     edit(source.path / "sm_image.dcm", BurnedInAnnotation=None)
