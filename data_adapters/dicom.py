@@ -70,8 +70,9 @@ class DicomCandidate:
 
     @property
     def subject(self) -> str:
-        """Return the raw identifier."""
-        return self.channels[0].instances[0].subject
+        """Return the raw identifier, with an issuer if one of the image's files names it."""
+        subjects = (instance.subject for image in self.channels for instance in image.instances)
+        return max(subjects, key=_issuer)
 
     def fingerprint(self) -> str:
         """Return paths, sizes and times of every file that may be read."""
@@ -132,7 +133,7 @@ class DicomCandidate:
                 # A slide's label and overview are never read.
                 if instance.kind is not Kind.SLIDE or "VOLUME" in instance.image_type:
                     check_burned_in(instance, self.settings.clean_modalities)
-        if len({instance.subject for instance in self._files()}) > 1:
+        if not _is_one({instance.subject for instance in self._files()}):
             raise Unusable("MIXED_SUBJECTS")
 
     def _chosen_labels(self) -> Labels | None:
@@ -162,6 +163,16 @@ class DicomCandidate:
             read = read_structures
         drawn_on = grids[labels.channel]
         return onto_first(read(labels.instance.path, drawn_on, rule), drawn_on, grids[0])
+
+
+def _issuer(subject: str) -> str:
+    return subject.partition("^^^")[2]
+
+
+def _is_one(subjects: Iterable[str]) -> bool:
+    """Tell whether files of one study are of one subject: few label tools copy the issuer."""
+    issuers = {_issuer(subject) for subject in subjects} - {""}
+    return len({subject.partition("^^^")[0] for subject in subjects}) == 1 and len(issuers) <= 1
 
 
 def discover_dicom(source: DicomSource) -> Discovery:

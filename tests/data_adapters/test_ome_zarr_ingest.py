@@ -71,6 +71,25 @@ def test_in_place_and_copied_scans_are_the_same_data_set(tmp_path):
     assert size < IMAGE.nbytes / 10
 
 
+@pytest.mark.parametrize("rechunk", [False, True])
+def test_folders_may_be_named_from_another_one(tmp_path, rechunk):
+    """Site files say ``path: ../archive``; tensorstore takes no ``..``."""
+    put(tmp_path / "data/P-1/a.zarr")
+    for home in ("site", "linked/site"):
+        (tmp_path / home).mkdir(parents=True)
+    (tmp_path / "away").symlink_to(tmp_path / "linked/site")
+    plain = source(tmp_path / "data", rechunk=rechunk)
+    expected = take(plain, tmp_path / "cache").manifest
+    for path, home in (("../data", "site"), ("../../data", "away")):
+        one = source(path, rechunk=rechunk).located(tmp_path / home)
+        report = take(one, tmp_path / "cache")
+        assert (report.manifest, report.num_read) == (expected, 0), "the same names as without .."
+        elsewhere = tmp_path / home / ".." / f"cache-{home.replace('/', '-')}"
+        again = take(one, elsewhere).manifest
+        assert again.root == expected.root
+        check_pixels(open_scan(elsewhere, again.scans[0], locate([one], pseudonymise)))
+
+
 @pytest.fixture
 def regions_read(monkeypatch):
     """The first slices along c and z of what is read of images, from now on."""
