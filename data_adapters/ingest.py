@@ -354,7 +354,7 @@ class _Ingest:
 def _forget_blocks(cache_dir: Path, kept: Collection[str]) -> None:
     (cache_dir / BLOCKS).mkdir(exist_ok=True, mode=0o700)
     for path in (cache_dir / BLOCKS).iterdir():
-        if path.stem not in kept:
+        if path.name.partition(".")[0] not in kept:
             path.unlink()
 
 
