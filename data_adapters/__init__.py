@@ -7,11 +7,12 @@ when first used.
 from typing import TYPE_CHECKING, Any
 
 from data_adapters.errors import DataError
+from data_adapters.splits import split_subjects
 
 if TYPE_CHECKING:
     from data_adapters.monai_readers import DicomReader, OmeZarrReader
 
-__all__ = ["DataError", "DicomReader", "OmeZarrReader"]
+__all__ = ["DataError", "DicomReader", "OmeZarrReader", "split_subjects"]
 
 
 def __getattr__(name: str) -> Any:

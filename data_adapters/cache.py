@@ -9,7 +9,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_adapters.atomic import clear_unfinished, sync_folder
+from data_adapters.atomic import clear_unfinished, sync_folder, write_atomically
 from data_adapters.blocks import whole
 from data_adapters.digests import Measured, Names
 from data_adapters.errors import DataError
@@ -213,6 +213,29 @@ def facts(scan: Scan, names: Names, measured: Measured) -> dict[str, Any]:
         "classes": list(names.classes),
         "channels": list(names.channels),
     }
+
+
+def in_place_document(location: str, stamp: str, values: dict[str, Any]) -> str:
+    """Return what is kept of a scan that is read in place: where, as it was when, and its facts."""
+    return json.dumps({"location": location, "stamp": stamp, "facts": values}, indent=1)
+
+
+def point_at(path: Path, location: str, stamp: Callable[[], str]) -> None:
+    """Let what is kept of a scan name this one of several equal images in place.
+
+    They share one file, and the last that was read has written it; it may not be the one that was
+    entered, and may be gone.
+
+    Args:
+        stamp: Of the image's files as they were read; asked only where another image is named.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        named, values = document["location"], document["facts"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # damaged by somebody else: ``open_scan`` says so, and the way out
+    if named != location:
+        write_atomically(path, in_place_document(location, stamp(), values).encode("utf-8"))
 
 
 def publish(cache_dir: Path, pending: Sequence[tuple[Path, Path]]) -> None:

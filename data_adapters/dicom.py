@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_adapters.dicom_channels import check_frames, onto_first, read_channels
+from data_adapters.dicom_channels import check_colour, check_frames, onto_first, read_channels
 from data_adapters.dicom_found import Found, source_files
 from data_adapters.dicom_headers import Instance, quiet_pydicom
 from data_adapters.dicom_images import check_kind, grid_of
@@ -51,6 +51,7 @@ class Settings:
     rule: LabelRule | None
     clean_modalities: frozenset[str]
     spacing_mm: float | None
+    colour: bool
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,9 @@ class DicomCandidate:
 
     @property
     def subject(self) -> str:
-        """Return the raw identifier."""
-        return self.channels[0].instances[0].subject
+        """Return the raw identifier, with an issuer if one of the image's files names it."""
+        subjects = (instance.subject for image in self.channels for instance in image.instances)
+        return max(subjects, key=_issuer)
 
     def fingerprint(self) -> str:
         """Return paths, sizes and times of every file that may be read."""
@@ -97,11 +99,12 @@ class DicomCandidate:
             yield labels.instance
 
     def _read(self) -> Scan:
-        self._check()
+        self.check_headers()
         labels = self._chosen_labels()
         if isinstance(self.target, Unusable):
             raise self.target
         grids = [grid_of(image.instances, self.settings.spacing_mm) for image in self.channels]
+        check_colour(grids, colour=self.settings.colour)
         check_frames(grids)
         # Labels before pixels: most of what is wrong with a study is wrong with its labels.
         labels_zyx = None if labels is None else self._read_labels(labels, grids)
@@ -118,15 +121,19 @@ class DicomCandidate:
             modality=self.channels[0].instances[0].public_modality,
         )
 
-    def _check(self) -> None:
-        """Refuse what headers alone show; cheap, and before any pixel is decoded."""
+    def check_headers(self) -> None:
+        """Refuse what headers alone show; cheap, and before any pixel is decoded.
+
+        Raises:
+            Unusable: The reason code.
+        """
         for image in self.channels:
             check_kind(image.instances)
             for instance in image.instances:
                 # A slide's label and overview are never read.
                 if instance.kind is not Kind.SLIDE or "VOLUME" in instance.image_type:
                     check_burned_in(instance, self.settings.clean_modalities)
-        if len({instance.subject for instance in self._files()}) > 1:
+        if not _is_one({instance.subject for instance in self._files()}):
             raise Unusable("MIXED_SUBJECTS")
 
     def _chosen_labels(self) -> Labels | None:
@@ -158,6 +165,16 @@ class DicomCandidate:
         return onto_first(read(labels.instance.path, drawn_on, rule), drawn_on, grids[0])
 
 
+def _issuer(subject: str) -> str:
+    return subject.partition("^^^")[2]
+
+
+def _is_one(subjects: Iterable[str]) -> bool:
+    """Tell whether files of one study are of one subject: few label tools copy the issuer."""
+    issuers = {_issuer(subject) for subject in subjects} - {""}
+    return len({subject.partition("^^^")[0] for subject in subjects}) == 1 and len(issuers) <= 1
+
+
 def discover_dicom(source: DicomSource) -> Discovery:
     """Look at every file of the source and sort out which make a scan.
 
@@ -171,7 +188,7 @@ def discover_dicom(source: DicomSource) -> Discovery:
         for path in files:
             found.look_at(path, root)
     images = images_of(found.instances)
-    choices, num_studies_without = chosen(images, source)
+    choices = chosen(images, source)
     every_label = [i for i in found.instances if i.kind in _KINDS_OF_LABELS[source.labels]]
     labels, orphans, num_left_out = Pairing(images, every_label).assign(choices)
     if source.class_names():
@@ -192,7 +209,7 @@ def discover_dicom(source: DicomSource) -> Discovery:
         candidates=tuple(sorted(candidates, key=lambda candidate: candidate.where)),
         quarantined=tuple(found.quarantined),
         identifiers_found=dict(sorted(found.identifiers.items())),
-        notes=tuple(found.notes(source, num_studies_without, num_left_out)),
+        notes=tuple(found.notes(source, num_left_out)),
     )
 
 
@@ -209,6 +226,7 @@ class _Maker:
             rule=label_rule(source) if source.class_names() else None,
             clean_modalities=frozenset(source.clean_modalities),
             spacing_mm=source.spacing,
+            colour=source.colour,
         )
 
     def candidate(self, choice: Choice, labels: tuple[Labels, ...]) -> DicomCandidate:

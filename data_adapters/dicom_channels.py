@@ -26,6 +26,17 @@ def check_frames(grids: Sequence[VolumeGeometry]) -> None:
         raise Unusable("FRAME_OF_REFERENCE")
 
 
+def check_colour(grids: Sequence[VolumeGeometry], *, colour: bool) -> None:
+    """Refuse an image that is in colour or is not, other than the site file says.
+
+    Raises:
+        Unusable: COLOUR_IMAGE: two of its channels would never be looked at. NOT_COLOUR.
+    """
+    for grid in grids:
+        if (grid.frames[0].instance.samples > 1) != colour:
+            raise Unusable("NOT_COLOUR" if colour else "COLOUR_IMAGE")
+
+
 def read_channels(grids: Sequence[VolumeGeometry]) -> Scaled:
     """Return (image_czyx, slopes, intercepts): stored values, or float32 once one is resampled.
 

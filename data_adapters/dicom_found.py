@@ -72,14 +72,11 @@ class Found:
         self.identifiers.update(identifiers)
         self.instances.append(instance)
 
-    def notes(
-        self, source: DicomSource, num_studies_without: int, num_labels_left_out: int
-    ) -> Iterator[str]:
+    def notes(self, source: DicomSource, num_labels_left_out: int) -> Iterator[str]:
         """Say what was passed over, and what was taken on trust."""
         for number, text in (
             (self.num_foreign, "files are not DICOM and were passed over."),
             (self.num_indexes, "DICOMDIR files were passed over; the folders were searched."),
-            (num_studies_without, "studies have no series that the rule describes."),
             (num_labels_left_out, "label objects mean a series that the rule leaves out."),
         ):
             if number:

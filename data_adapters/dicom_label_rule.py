@@ -1,19 +1,14 @@
 """How a site's own label names become class indices, and what happens where they overlap."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_adapters.nearest import unmapped
 from data_adapters.reasons import Unusable
 from data_adapters.sources import DicomSource, class_values
-
-# A structure set of a planning system can hold a hundred regions; a sentence cannot.
-_MOST_NAMED = 8
-_MOST_NEAREST = 3
-_ALIKE = 0.6
 
 
 @dataclass(frozen=True)
@@ -52,29 +47,6 @@ class LabelRule:
 def label_rule(source: DicomSource) -> LabelRule:
     """Return the rule of a source."""
     return LabelRule(class_values(source, source.classes), source.overlaps == "last_wins")
-
-
-def unmapped(missing: Iterable[Sequence[str]], known: Iterable[str]) -> str:
-    """Return the labels that are in no class, each with the nearest ones that are.
-
-    >>> unmapped([("Tumor", "SCT:4147007")], ["Tumour", "Liver"])
-    "'Tumor' or 'SCT:4147007' (nearest: 'Tumour')"
-    """
-    known = list(known)
-    texts = sorted(_with_nearest([name for name in names if name], known) for names in missing)
-    more = f", and {len(texts) - _MOST_NAMED} more" if len(texts) > _MOST_NAMED else ""
-    return ", ".join(texts[:_MOST_NAMED]) + more
-
-
-def _with_nearest(names: Sequence[str], known: Sequence[str]) -> str:
-    folded = {name.casefold(): name for name in known}
-    near = [
-        folded[match]
-        for name in names
-        for match in get_close_matches(name.casefold(), folded, _MOST_NEAREST, _ALIKE)
-    ]
-    text = " or ".join(repr(name) for name in names) or "a label without a name"
-    return f"{text} (nearest: {', '.join(map(repr, dict.fromkeys(near)))})" if near else text
 
 
 class Canvas:

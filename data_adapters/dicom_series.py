@@ -12,6 +12,7 @@ from data_adapters.sources import DicomSource, Select
 
 # A projection is an image by itself; anything else needs its whole series.
 _ALONE = frozenset({Kind.PLANAR})
+_MOST_SHOWN = 8
 _PASSED_OVER = frozenset({Kind.DIRECTORY, *LABEL_KINDS})
 
 
@@ -67,35 +68,38 @@ def matches(image: Image, select: Select) -> bool:
     """Return whether every given key of the rule fits the series."""
     first = image.instances[0]
     pattern = (select.description or "*").casefold()
-    wanted = {value.upper() for value in select.image_type}
     return (
         select.modality in (None, first.modality, first.public_modality)
         and fnmatchcase(first.description.casefold(), pattern)
-        and all(wanted <= set(instance.image_type) for instance in image.instances)
+        and _is_of_type(image, {value.upper() for value in select.image_type})
         and image.num_slices >= select.min_slices
     )
 
 
-def chosen(images: Sequence[Image], source: DicomSource) -> tuple[tuple[Choice, ...], int]:
-    """Apply the source's series rule to each study.
+def _is_of_type(image: Image, wanted: set[str]) -> bool:
+    """Of a slide one level is enough: coarser ones are DERIVED, and label and overview no image."""
+    if image.instances[0].kind is Kind.SLIDE:
+        levels = [one for one in image.instances if "VOLUME" in one.image_type]
+        return any(wanted <= set(level.image_type) for level in levels)
+    return all(wanted <= set(instance.image_type) for instance in image.instances)
 
-    Returns:
-        The choices, and how many studies have no series that the rule describes.
-    """
+
+def chosen(images: Sequence[Image], source: DicomSource) -> tuple[Choice, ...]:
+    """Apply the source's series rule to each study; every study has a choice or a refusal."""
     if source.select is None and not source.channels:
-        return tuple(Choice((image,)) for image in images), 0
+        return tuple(Choice((image,)) for image in images)
     by_study: defaultdict[str, list[Image]] = defaultdict(list)
     for image in images:
         by_study[image.study].append(image)
-    choices = [list(_of_study(study, source)) for study in by_study.values()]
-    num_without = sum(not found for found in choices)
-    return tuple(choice for found in choices for choice in found), num_without
+    return tuple(choice for study in by_study.values() for choice in _of_study(study, source))
 
 
 def _of_study(images: Sequence[Image], source: DicomSource) -> Iterator[Choice]:
     if source.select is not None:
         found = [image for image in images if matches(image, source.select)]
-        if len({image.series for image in found}) > 1:
+        if not found:
+            yield Choice(tuple(images), Unusable("NO_MATCHING_SERIES", _sizes(images)))
+        elif len({image.series for image in found}) > 1:
             yield Choice(tuple(found), Unusable("AMBIGUOUS_SERIES", _sizes(found)))
         else:
             # Every projection of the one series is a scan of its own.
@@ -105,27 +109,25 @@ def _of_study(images: Sequence[Image], source: DicomSource) -> Iterator[Choice]:
         channel.name: [image for image in images if matches(image, channel.select)]
         for channel in source.channels
     }
-    yield from _channels(by_channel)
+    yield _channels(by_channel, tuple(images))
 
 
-def _channels(by_channel: Mapping[str, Sequence[Image]]) -> Iterator[Choice]:
+def _channels(by_channel: Mapping[str, Sequence[Image]], every: tuple[Image, ...]) -> Choice:
     found = tuple(image for images in by_channel.values() for image in images)
-    if not found:
-        return
     missing = [name for name, images in by_channel.items() if not images]
     several = [name for name, images in by_channel.items() if len(images) > 1]
     if several:
         detail = f"{_sizes(by_channel[several[0]])} for {several[0]}"
-        yield Choice(found, Unusable("AMBIGUOUS_SERIES", detail))
-    elif missing:
-        yield Choice(found, Unusable("MISSING_CHANNEL", ", ".join(missing)))
-    else:
-        yield Choice(found)
+        return Choice(found, Unusable("AMBIGUOUS_SERIES", detail))
+    if missing:
+        return Choice(found or every, Unusable("MISSING_CHANNEL", ", ".join(missing)))
+    return Choice(found)
 
 
 def _sizes(images: Sequence[Image]) -> str:
-    sizes = ", ".join(str(image.num_slices) for image in images)
-    return f"{len(images)} images of {sizes} slices"
+    shown = [str(image.num_slices) for image in images[:_MOST_SHOWN]]
+    more = ", ..." if len(images) > _MOST_SHOWN else ""
+    return f"{len(images)} images of {', '.join(shown)}{more} slices"
 
 
 @dataclass(frozen=True)

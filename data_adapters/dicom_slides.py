@@ -77,7 +77,8 @@ def slide_level(series: Sequence[Instance], spacing_mm: float | None) -> "tuple[
     """Return the file of the level to read, with its header; labels and overviews are no levels.
 
     Raises:
-        Unusable: UNSUPPORTED_OBJECT: no file holds a level. NO_GEOMETRY.
+        Unusable: UNSUPPORTED_OBJECT: no file holds a level, or several hold the one that is meant.
+            NO_GEOMETRY.
     """
     levels = [instance for instance in series if "VOLUME" in instance.image_type]
     if not levels:
@@ -86,11 +87,16 @@ def slide_level(series: Sequence[Instance], spacing_mm: float | None) -> "tuple[
     spacings = [max(_spacing(header)) for header in headers]
     finest = min(spacings)
     limit = finest if spacing_mm is None else spacing_mm * _SPACING_TOLERANCE
-    place = max(
-        (place for place, mm in enumerate(spacings) if mm <= max(limit, finest)),
-        key=lambda place: spacings[place],
-    )
-    return levels[place], headers[place]
+    wanted = max(mm for mm in spacings if mm <= max(limit, finest))
+    places = [place for place, mm in enumerate(spacings) if _is_one_level(mm, wanted)]
+    if len(places) > 1:
+        name = "A slide with several files of one level (focal planes, optical paths or parts)"
+        raise Unusable("UNSUPPORTED_OBJECT", name)
+    return levels[places[0]], headers[places[0]]
+
+
+def _is_one_level(one_mm: float, other_mm: float) -> bool:
+    return max(one_mm, other_mm) <= min(one_mm, other_mm) * _SPACING_TOLERANCE
 
 
 def _header(level: Instance) -> "Dataset":

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,32 +61,38 @@ class Measured:
     deviations: tuple[float, ...]
 
 
-# Block number and region to what was measured there before, or None; and, straight after a None,
-# how to remember what was measured.
-Recall = Callable[[int, Region], Block | None]
-Remember = Callable[[int, Block], None]
+class KnownBlocks(Protocol):
+    """What was measured of one array before, block by block."""
+
+    def recall(self, number: int, region: Region) -> Block | None:
+        """Return a block that has not changed since it was measured."""
+
+    def remember(self, number: int, block: Block) -> None:
+        """Keep a block; straight after it was not recalled."""
 
 
 def measure(
     scan: Scan,
     names: Names,
     *,
-    recall: Recall | None = None,
-    remember: Remember | None = None,
+    known_image: KnownBlocks | None = None,
+    known_labels: KnownBlocks | None = None,
 ) -> Measured:
     """Read every voxel once, block by block, and return digest and statistics.
 
     Args:
-        recall: Gives blocks that were measured before and have not changed.
-        remember: Told each newly measured block.
+        known_image: Blocks of the image that need not be read again.
+        known_labels: Blocks of the labels that need not.
 
     Raises:
         Unusable: NOT_FINITE.
     """
-    measured = list(_image_blocks(scan.image_czyx, recall, remember))
+    measured = list(_blocks(scan.image_czyx, _measured, known_image))
     image = _image_header(scan)
     hashes = "".join(block.sha256 for block in measured)
-    labels = "" if scan.labels_zyx is None else "".join(_label_hashes(scan.labels_zyx))
+    labels = ""
+    if scan.labels_zyx is not None:
+        labels = "".join(b.sha256 for b in _blocks(scan.labels_zyx, _hashed, known_labels))
     header = image | _meaning(scan, names)
     return Measured(
         digest=_sha256(_json(header), hashes, "labels", labels),
@@ -95,15 +101,15 @@ def measure(
     )
 
 
-def _image_blocks(
-    image: Voxels, recall: Recall | None, remember: Remember | None
+def _blocks(
+    voxels: Voxels, take: Callable[[NDArray[Any]], Block], known: KnownBlocks | None
 ) -> Iterator[Block]:
-    for number, region in enumerate(blocks(image.shape)):
-        block = recall(number, region) if recall else None
+    for number, region in enumerate(blocks(voxels.shape)):
+        block = known.recall(number, region) if known else None
         if block is None:
-            block = _measured(image[region])
-            if remember:
-                remember(number, block)
+            block = take(voxels[region])
+            if known:
+                known.remember(number, block)
         yield block
 
 
@@ -119,9 +125,9 @@ def _measured(values: NDArray[Any]) -> Block:
     return Block(_hash(values), shift, total, squares)
 
 
-def _label_hashes(labels: Voxels) -> Iterator[str]:
-    for region in blocks(labels.shape):
-        yield _hash(labels[region])
+def _hashed(labels: NDArray[Any]) -> Block:
+    """Of classes sums mean nothing."""
+    return Block(_hash(labels), 0.0, 0.0, 0.0)
 
 
 def _hash(values: NDArray[Any]) -> str:

@@ -121,12 +121,15 @@ _NOT_READING: dict[str, Any] = {
     "ca_file": True,
     "targets": {"path"},
 }
+# Which studies a PACS is asked for, and how: a wider query reads no study anew that is here.
+_QUERY = ("url", "modality", "study_dates", "study_description", "limit", "connections")
 
 
 def reading(source: AnySource) -> str:
     """Return everything a source says about how an image is read, whoever is in it."""
     names = (source.class_names(), source.target_names(), source.channel_names())
-    said = source.model_dump_json(exclude=_NOT_READING)
+    query = dict.fromkeys(_QUERY, True) if isinstance(source, DicomWebSource) else {}
+    said = source.model_dump_json(exclude=_NOT_READING | query)
     return f"{said}\0{names}"
 
 

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Literal
 
 from data_adapters.aliases import NOBODY, Excluded, image_name
-from data_adapters.cache import SCANS, prepare_cache, prune, publish
+from data_adapters.cache import IN_PLACE, SCANS, point_at, prepare_cache, prune, publish
 from data_adapters.digests import FORMAT, Names
 from data_adapters.discover import Fetching, Found, discover_all, location, reading
 from data_adapters.errors import DataError
@@ -23,7 +23,7 @@ from data_adapters.reasons import Unusable
 from data_adapters.sources import AnySource
 from data_adapters.staging import BLOCKS, Staged, Task
 from data_adapters.subject_ids import Subjects, subjects_of, unclear_identifiers
-from data_adapters.types import Candidate, Quarantined, stat_stamp
+from data_adapters.types import Candidate, Quarantined, Reopenable, stat_stamp
 from data_adapters.workers import Result, stage_all
 
 MANIFEST = "manifest.json"
@@ -174,12 +174,14 @@ class _Known:
         subject: Pseudonym.
         aliases: Of the subject, sorted.
         mark: Keyed hash of its files' stamps and all settings; empty if it must be read anew.
+        settings: What decides how it is read, beside its files.
     """
 
     task: Task
     subject: str
     aliases: tuple[str, ...]
     mark: str
+    settings: str
 
 
 class _Ingest:
@@ -262,13 +264,17 @@ class _Ingest:
             return None
         place = self._pseudonymise(location(found.number, found.source, candidate))
         self._locations.add(place)
-        seen = candidate.fingerprint()
         return _Known(
             Task(candidate, place, self._names, self._cache_dir),
             subject=self._pseudonymise(identity.subject),
             aliases=tuple(sorted(aliases)),
-            mark=self._pseudonymise(f"{settings}\0{seen}") if seen else "",
+            mark=self._mark(settings, candidate),
+            settings=settings,
         )
+
+    def _mark(self, settings: str, candidate: Candidate) -> str:
+        seen = candidate.fingerprint()
+        return self._pseudonymise(f"{settings}\0{seen}") if seen else ""
 
     def _is_excluded(self, image: str) -> bool:
         """Tell whether an image is that of somebody excluded, under whatever name it comes."""
@@ -291,6 +297,7 @@ class _Ingest:
             source_kind="+".join(sorted({one.source.kind for one in self._found})),
             versions={name: version(name) for name in LIBRARIES},
         )
+        self._point_at_entered()
         manifest.save(self._cache_dir / MANIFEST)
         prune(self._cache_dir, manifest.scans)
         self._forget()
@@ -301,6 +308,22 @@ class _Ingest:
             notes=tuple(self._notes()),
             num_read=num_read,
         )
+
+    def _point_at_entered(self) -> None:
+        """Of equal images that are read in place, let the cache know the one that was entered."""
+        for known, entry in self._tally.entered():
+            if entry.path.endswith(IN_PLACE):
+                path = self._cache_dir / entry.path
+                point_at(path, known.task.location, partial(self._stamp, known))
+
+    def _stamp(self, known: _Known) -> str:
+        """Return the stamp of what was read; none, which fits nothing, if it has changed since."""
+        candidate = known.task.candidate
+        try:
+            stamp = candidate.reopen().stamp if isinstance(candidate, Reopenable) else ""
+        except Unusable:
+            return ""
+        return stamp if self._mark(known.settings, candidate) == known.mark else ""
 
     def _quarantined(self) -> list[Quarantined]:
         discovered = [q for one in self._found for q in one.discovery.quarantined]
@@ -331,7 +354,7 @@ class _Ingest:
 def _forget_blocks(cache_dir: Path, kept: Collection[str]) -> None:
     (cache_dir / BLOCKS).mkdir(exist_ok=True, mode=0o700)
     for path in (cache_dir / BLOCKS).iterdir():
-        if path.stem not in kept:
+        if path.name.partition(".")[0] not in kept:
             path.unlink()
 
 
@@ -388,6 +411,7 @@ class _Tally:
     quarantined: list[Quarantined] = field(default_factory=list)
     num_repeated: int = 0
     _owners: dict[str, str] = field(default_factory=dict)
+    _known: dict[str, _Known] = field(default_factory=dict)
 
     def add(self, known: _Known, result: Result | None) -> None:
         """Enter one scan, or say why not. A scan already there is counted once."""
@@ -403,6 +427,11 @@ class _Tally:
             self.num_repeated += 1
         else:
             self.entries[result.digest] = _entry(known, result)
+            self._known[result.digest] = known
+
+    def entered(self) -> Iterator[tuple[_Known, ScanEntry]]:
+        """Yield each entry with the candidate that it was made of."""
+        return ((self._known[digest], entry) for digest, entry in self.entries.items())
 
 
 def _entry(known: _Known, staged: Staged) -> ScanEntry:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_adapters.nearest import unmapped_values
 from data_adapters.nifti_layout import NiftiFile, find_files, labels_of, raw_subject
 from data_adapters.nifti_volume import (
     NiftiVolume,
@@ -184,11 +185,7 @@ def _classes(labels: NDArray[Any], values: Mapping[int, int]) -> NDArray[np.uint
     present = np.unique(labels)
     unmapped = sorted({int(value) for value in present} - values.keys())
     if unmapped:
-        named = [f"{value} (nearest: {_nearest(value, values)})" for value in unmapped[:MOST_NAMED]]
-        raise Unusable("UNMAPPED_LABEL", ", ".join(named) + ", …" * (len(unmapped) > MOST_NAMED))
+        named = unmapped_values(unmapped[:MOST_NAMED], values)
+        raise Unusable("UNMAPPED_LABEL", named + ", …" * (len(unmapped) > MOST_NAMED))
     table = np.asarray([values[int(value)] for value in present], dtype=np.uint8)
     return table[np.searchsorted(present, labels)]
-
-
-def _nearest(value: int, values: Mapping[int, int]) -> int:
-    return min(values, key=lambda known: (abs(known - value), known))

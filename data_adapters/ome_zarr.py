@@ -1,6 +1,7 @@
 """OME-Zarr images of a source: which are there, and each as a scan that is read where it lies."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -64,9 +65,17 @@ class OmeZarrCandidate:
         Raises:
             Unusable: The reason code for which it is left out.
         """
+        return self.read_again({})
+
+    def read_again(self, known: Mapping[int, str]) -> Scan:
+        """Return the scan as ``read`` does; blocks of labels with a known stamp are not looked at.
+
+        Raises:
+            Unusable: The reason code for which it is left out.
+        """
         scan = self.reopen()
         if isinstance(scan.labels_zyx, ClassVoxels):
-            scan.labels_zyx.check()
+            scan.labels_zyx.check(known)
         return scan
 
     def reopen(self) -> Scan:

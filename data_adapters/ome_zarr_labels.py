@@ -1,15 +1,17 @@
 """Label images of OME-Zarr: values to classes when they are read, and checked once before."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_adapters.blocks import blocks
+from data_adapters.nearest import unmapped_values
 from data_adapters.ome_zarr_images import OpenedImage, check_size, open_level
 from data_adapters.ome_zarr_metadata import Grid, ImageMetadata, Level, read_metadata
 from data_adapters.reasons import Unusable
@@ -24,6 +26,7 @@ UNKNOWN = 255
 SHOWN = 5
 # More values than a classification has: these are objects.
 MANY = 20
+_NONE_KNOWN: Mapping[int, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,11 @@ class ClassTable:
     def of(cls, values: Mapping[int, int]) -> "ClassTable":
         """Return the table of semantic labels; 0 is background."""
         return cls(tuple(sorted({0: 0, **values}.items())))
+
+    @property
+    def known(self) -> tuple[int, ...]:
+        """Return the values that have a class of their own; none of an instance mask."""
+        return tuple(value for value, _ in self.values)
 
     def unknown(self, labels: NDArray[Any]) -> set[int]:
         """Return the values in ``labels`` that are in no class."""
@@ -62,7 +70,7 @@ class ClassTable:
             return self._interior(labels)
         classes = self._looked_up(labels)
         if classes.max(initial=0) == UNKNOWN:
-            refuse_unmapped(self.unknown(labels))
+            refuse_unmapped(self.unknown(labels), self.known)
         return classes
 
     def takes_all_of(self, dtype: np.dtype[Any]) -> bool:
@@ -70,7 +78,7 @@ class ClassTable:
         return self.interior is not None and dtype.kind != "i"
 
     def _interior(self, labels: NDArray[Any]) -> NDArray[np.uint8]:
-        refuse_unmapped(self.unknown(labels))
+        refuse_unmapped(self.unknown(labels), ())
         return (labels != 0).view(np.uint8) * np.uint8(self.interior or 0)
 
     def _looked_up(self, labels: NDArray[Any]) -> NDArray[np.uint8]:
@@ -104,15 +112,18 @@ def _fits(labels: NDArray[Any]) -> bool:
     return bool(labels.min(initial=0) >= 0 and labels.max(initial=0) < TABLE_SIZE)
 
 
-def refuse_unmapped(values: set[int]) -> None:
+def refuse_unmapped(values: set[int], known: Collection[int]) -> None:
     """Refuse labels that are in no class.
+
+    Args:
+        known: Values that are; none of instance masks.
 
     Raises:
         Unusable: UNMAPPED_LABEL, naming a few.
     """
     if not values:
         return
-    shown = ", ".join(str(value) for value in sorted(values)[:SHOWN])
+    shown = unmapped_values(sorted(values)[:SHOWN], known)
     if len(values) > MANY:
         shown += f" and {len(values) - SHOWN} more (are they objects? then use `instances`)"
     elif len(values) > SHOWN:
@@ -150,8 +161,11 @@ class ClassVoxels:
         """Return the names of what holds the labels; see ``ZarrVoxels.objects``."""
         return self._labels.objects()
 
-    def check(self) -> None:
+    def check(self, known: Mapping[int, str] = _NONE_KNOWN) -> None:
         """Look at every label once, block by block.
+
+        Args:
+            known: Number of each block that was looked at before to its ``region_stamp``.
 
         Raises:
             Unusable: UNMAPPED_LABEL, naming values of the first blocks that have some.
@@ -159,11 +173,13 @@ class ClassVoxels:
         if self._table.takes_all_of(self._labels.dtype):
             return
         unknown: set[int] = set()
-        for region in blocks(self.shape):
+        for number, region in enumerate(blocks(self.shape)):
+            if known.get(number) and known[number] == self.region_stamp(region):
+                continue
             unknown |= self._table.unknown(self._labels[region])
             if len(unknown) > MANY:
                 break
-        refuse_unmapped(unknown)
+        refuse_unmapped(unknown, self._table.known)
 
 
 def open_labels(image: OpenedImage, name: str, table: ClassTable, unit: str | None) -> ClassVoxels:

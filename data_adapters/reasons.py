@@ -83,6 +83,10 @@ REASONS: dict[str, Reason] = {
         "Several series of this study match: {detail}.",
         "Make `select` in the site file narrower, until one series of each study matches.",
     ),
+    "NO_MATCHING_SERIES": Reason(
+        "No series of this study matches the rule for series: it has {detail}.",
+        "Correct or widen `select` in the site file, or leave the study out.",
+    ),
     "MISSING_CHANNEL": Reason(
         "This study has no series for {detail}.",
         "Widen `select` of that channel, or leave the study out.",
@@ -130,7 +134,12 @@ REASONS: dict[str, Reason] = {
     # Pixels
     "COLOUR_IMAGE": Reason(
         "The pixels are in colour.",
-        "Only single-channel images can be used.",
+        "Say `colour: true` in the site file if these are slides, whose channels are then red, "
+        "green and blue; of other objects only images with one channel can be used.",
+    ),
+    "NOT_COLOUR": Reason(
+        "The image has one channel, and the site file says that images are in colour.",
+        "Take `colour` out of the site file, or leave the image out.",
     ),
     "NONLINEAR_VALUES": Reason(
         "Stored values map to real ones through a table or per-frame functions, not a slope.",

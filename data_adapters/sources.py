@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from data_adapters.lengths import MILLIMETRES_IN, LengthMm
 
 BACKGROUND = "background"
+COLOURS = ("red", "green", "blue")
 # Class indices are stored as uint8, and 0 is background.
 MAX_CLASSES = 255
 
@@ -68,7 +69,8 @@ class Select(_Strict):
 
     Args:
         description: SeriesDescription; ``*`` and ``?`` as in file names, any case.
-        image_type: Values that ImageType must contain, such as ORIGINAL and PRIMARY.
+        image_type: Values that ImageType must contain, such as ORIGINAL and PRIMARY; of a slide,
+            that of any one of its levels.
         min_slices: Series with fewer are passed over.
     """
 
@@ -144,7 +146,9 @@ class DicomSource(_Source):
         channels: Several series of each study, one image; the first is the grid of all.
         clean_modalities: Modalities such as CR and DX whose pixels the operator has checked for
             burned-in text.
-        spacing: Of planar images whose header has none.
+        spacing: Of planar images whose header has none. Of slides, what training needs: the
+            coarsest level that is still finer is read, the finest without it.
+        colour: Slides in colour, whose channels are red, green and blue.
 
     >>> source = DicomSource(path=Path("scans"), classes={"Anterior": "head", "Posterior": "tail"})
     >>> source.class_names()
@@ -159,9 +163,12 @@ class DicomSource(_Source):
     channels: tuple[Channel, ...] = ()
     clean_modalities: tuple[Annotated[str, Field(pattern=r"^[A-Z]{2}$")], ...] = ()
     spacing: LengthMm | None = None
+    colour: bool = False
 
     def channel_names(self) -> tuple[str, ...]:
         """Return the channels in order."""
+        if self.colour:
+            return COLOURS
         return tuple(channel.name for channel in self.channels) or ("",)
 
     def _voxel_classes(self) -> set[str]:
@@ -171,6 +178,8 @@ class DicomSource(_Source):
     def _one_rule(self) -> Self:
         if self.select and self.channels:
             raise ValueError("give 'select' for one series, or 'channels' for several, not both")
+        if self.colour and self.channels:
+            raise ValueError("give 'channels' for several series, or 'colour' for one, not both")
         _check_different([channel.name for channel in self.channels], "channels")
         return self
 

@@ -18,6 +18,7 @@ from data_adapters.cache import (
     StoredArray,
     copied_path,
     facts,
+    in_place_document,
     in_place_path,
     temporary_path,
     write_pixels,
@@ -26,7 +27,7 @@ from data_adapters.digests import Block, Measured, Names, measure
 from data_adapters.errors import CacheError
 from data_adapters.geometry import axis_steps
 from data_adapters.reasons import Unusable
-from data_adapters.types import Candidate, Quarantined, Scan
+from data_adapters.types import Candidate, Quarantined, Reopenable, Scan, Voxels
 from data_adapters.zarr_store import LEVEL, open_array
 
 BLOCKS = "blocks"
@@ -75,7 +76,7 @@ def stage(task: Task) -> Staged | Quarantined:
             leaving it out would change the data set without a word.
     """
     try:
-        return _stage(task, task.candidate.read())
+        return _stage(task, _read(task))
     except CacheError:
         raise
     except MemoryError:
@@ -86,6 +87,22 @@ def stage(task: Task) -> Staged | Quarantined:
         return reason.at(task.candidate.where)
     except Exception as error:  # its text may quote a header
         return Unusable("UNEXPECTED", type(error).__name__).at(task.candidate.where)
+
+
+def _read(task: Task) -> Scan:
+    """Of labels that were measured before, those that have not changed are not looked at again."""
+    known = _read_lines(_label_blocks(task))
+    if known and isinstance(task.candidate, Reopenable):
+        return task.candidate.read_again({number: stamp for number, (stamp, _) in known.items()})
+    return task.candidate.read()
+
+
+def _image_blocks(task: Task) -> Path:
+    return task.cache_dir / BLOCKS / f"{task.location}.jsonl"
+
+
+def _label_blocks(task: Task) -> Path:
+    return task.cache_dir / BLOCKS / f"{task.location}.labels.jsonl"
 
 
 @contextmanager
@@ -104,6 +121,8 @@ def _writing(cache_dir: Path) -> Iterator[None]:
 
 
 def _stage(task: Task, scan: Scan) -> Staged:
+    if len(scan.slopes) != len(task.names.channels):  # the surplus would never be looked at
+        raise ValueError("a reader gave other channels than its source names")
     if scan.in_place:
         return _stage_in_place(task, scan)
     if isinstance(scan.image_czyx, np.ndarray):
@@ -140,16 +159,17 @@ def _set_facts(path: Path, values: dict[str, object]) -> None:
 
 
 def _stage_in_place(task: Task, scan: Scan) -> Staged:
-    blocks = BlockFile(task.cache_dir / BLOCKS / f"{task.location}.jsonl", scan)
-    measured = measure(scan, task.names, recall=blocks.recall, remember=blocks.remember)
-    document = {
-        "location": task.location,
-        "stamp": scan.stamp,
-        "facts": facts(scan, task.names, measured),
-    }
+    labels = scan.labels_zyx
+    measured = measure(
+        scan,
+        task.names,
+        known_image=BlockFile(_image_blocks(task), scan.image_czyx),
+        known_labels=None if labels is None else BlockFile(_label_blocks(task), labels),
+    )
+    document = in_place_document(task.location, scan.stamp, facts(scan, task.names, measured))
     temporary = temporary_path(task.cache_dir)
     with _writing(task.cache_dir):
-        temporary.write_text(json.dumps(document, indent=1), encoding="utf-8")
+        temporary.write_text(document, encoding="utf-8")
     return _staged(scan, measured, in_place_path(measured.digest), temporary)
 
 
@@ -171,16 +191,14 @@ def _staged(scan: Scan, measured: Measured, path: str, temporary: Path | None) -
 
 
 class BlockFile:
-    """What was measured of one image that stays where it is, chunk by chunk; survives a kill.
+    """What was measured of one array that stays where it is, chunk by chunk; survives a kill.
 
     A line is read back only if the files behind its block are as they were.
     """
 
-    def __init__(self, path: Path, scan: Scan) -> None:
+    def __init__(self, path: Path, voxels: Voxels) -> None:
         self._path = path
-        self._stamp: Callable[[Region], str] = getattr(
-            scan.image_czyx, "region_stamp", lambda _: ""
-        )
+        self._stamp: Callable[[Region], str] = getattr(voxels, "region_stamp", lambda _: "")
         self._known = _read_lines(path)
         self._now = ""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import isfinite
 
 from data_adapters.errors import DataError
+from data_adapters.nearest import unmapped
 from data_adapters.reasons import Unusable
 from data_adapters.sources import Targets
 from data_adapters.tables import read_table
@@ -34,7 +35,7 @@ class TargetTable:
 
     def _class(self, text: str) -> float:
         if self.classes is None or text not in self.classes:
-            raise Unusable("UNMAPPED_TARGET", repr(text))
+            raise Unusable("UNMAPPED_TARGET", unmapped([(text,)], self.classes or ()))
         return float(self.classes[text])
 
 

@@ -1,5 +1,6 @@
 """What passes between readers, the cache and training."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -104,6 +105,21 @@ class Reopenable(Protocol):
 
     def reopen(self) -> Scan:
         """Return a scan that was read before, without looking at its voxels again."""
+
+    def read_again(self, known: Mapping[int, str]) -> Scan:
+        """Return the scan as ``read`` does, without a look at labels that have not changed.
+
+        Args:
+            known: Number of each block of labels that was looked at to its stamp.
+        """
+
+
+@runtime_checkable
+class HasHeaders(Protocol):
+    """A candidate of which headers alone may show that it cannot be used."""
+
+    def check_headers(self) -> None:
+        """Look at what is known before a pixel is read. Raises ``reasons.Unusable``."""
 
 
 @dataclass(frozen=True)

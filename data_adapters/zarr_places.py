@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from data_adapters import zarr_remote
 from data_adapters.reasons import Unusable
+from data_adapters.zarr_store import file_store
 
 ZarrFormat = Literal[2, 3]
 # Of one metadata document; plates with thousands of wells stay far below.
@@ -61,7 +62,7 @@ class Place:
         """Return tensorstore's description of this place."""
         if self.remote:
             return zarr_remote.kvstore_spec(self.root, self.below)
-        return {"driver": "file", "path": f"{self.folder}/"}
+        return file_store(self.folder)
 
     def read(self, name: str) -> bytes | None:
         """Return a metadata document, or None where there is none.

@@ -114,7 +114,7 @@ def _write_array(path: Path, array: Voxels, axes: tuple[str, ...]) -> None:
 
     spec = {
         "driver": "zarr3",
-        "kvstore": {"driver": "file", "path": str(path), "file_io_sync": False},
+        "kvstore": {**file_store(path), "file_io_sync": False},
         "metadata": {
             "shape": list(array.shape),
             "data_type": array.dtype.name,
@@ -156,7 +156,13 @@ def chunk_shape(shape: tuple[int, ...]) -> list[int]:
 
 def open_array(path: Path, zarr_format: Literal[2, 3] = 3) -> Any:
     """Return a tensorstore of an existing array on this machine."""
-    return open_store({"driver": "file", "path": str(path)}, zarr_format)
+    return open_store(file_store(path), zarr_format)
+
+
+def file_store(path: Path) -> dict[str, Any]:
+    """Return tensorstore's description of a folder of this machine; it refuses ``..`` in names."""
+    plain = path.resolve() if ".." in path.parts else path
+    return {"driver": "file", "path": f"{plain}/"}
 
 
 def open_store(

@@ -140,7 +140,7 @@ def check_site(
 
     Args:
         quick: Look at headers only; nothing is cached, and shapes and labels stay unknown.
-        experiment: Check terms and consent for this one.
+        experiment: Check terms, consent, classes and channels for this one.
 
     Raises:
         FederationError: The site file is invalid, or a folder or table that it names is missing.
@@ -151,10 +151,13 @@ def check_site(
     parts = tuple(_part(data, part, how, findings) for part in data.parts)
     if not quick:
         _collect(findings, data.check_subjects)
+        _collect(findings, data.require_one_budget)
     site = _opened(data, site_file, findings)
     use = experiment.data_use if experiment else None
     consent = _consent(data, use, findings)
     _terms(data, use, findings)
+    if experiment is not None and not quick:
+        _fits(data, experiment, findings)
     budget = _budget(site, findings) if site else None
     _policy(data, findings)
     return Readiness(
@@ -207,7 +210,7 @@ def _opened(data: SiteData, site_file: Path, findings: _Findings) -> Site | None
 def _part(data: SiteData, part: Part, how: _How, findings: _Findings) -> PartFound:
     try:
         if how.quick:
-            return part_by_headers(data, part, how.telling(part))
+            return _quick_part(data, part, how, findings)
         return ingested_part(data, part, how.telling(part), how.workers)
     except CacheError:
         raise  # of the machine, not of the data: there is nothing to report on yet
@@ -217,6 +220,28 @@ def _part(data: SiteData, part: Part, how: _How, findings: _Findings) -> PartFou
     except DataError as error:
         findings.blocks(f"{part}: {error}")
         return unusable_part(data, part, ())
+
+
+def _quick_part(data: SiteData, part: Part, how: _How, findings: _Findings) -> PartFound:
+    found = part_by_headers(data, part, how.telling(part))
+    if not found.num_scans:
+        findings.blocks(
+            f"{part}: no scan can be used by what the headers say; {found.num_unusable} were set "
+            "aside. Correct them, or `path` and `kind` in the site file."
+        )
+    return found
+
+
+def _fits(data: SiteData, experiment: Experiment, findings: _Findings) -> None:
+    """Hold the experiment's classes and channels against those of the data; no pixel is read."""
+    from federation.training import open_dataset  # brings torch
+
+    for part in data.parts:
+        if data.is_ingested(part):
+            try:
+                open_dataset(experiment, data, part, without=())
+            except (DataError, FederationError) as error:
+                findings.blocks(f"{part}: {error}")
 
 
 # Terms, consent, budget
@@ -239,8 +264,6 @@ def _consent(data: SiteData, use: DataUse | None, findings: _Findings) -> Consen
         name: len(subjects) - len(consents.lacking(subjects, asked, today))
         for name, asked in uses.items()
     }
-    if subjects and not any(holding.values()):
-        findings.blocks("No subject's consent holds today " + ("for it." if use else "."))
     found = ConsentFound(
         num_subjects=len(subjects),
         unknown=len(consents.unknown(subjects)),
@@ -249,7 +272,21 @@ def _consent(data: SiteData, use: DataUse | None, findings: _Findings) -> Consen
         rows_unused=ordered(dict(consents.num_rows_unused)),
     )
     _tell_consent(found, findings)
+    if subjects and not any(holding.values()):
+        _nobody_consents(found, use, findings)
     return found
+
+
+def _nobody_consents(found: ConsentFound, use: DataUse | None, findings: _Findings) -> None:
+    """Without an experiment it is not known what for: what holds may be for just that."""
+    holds = found.num_subjects - found.unknown - found.expired
+    if use is not None or not holds:
+        findings.blocks("No subject's consent holds today" + (" for it." if use else "."))
+        return
+    findings.tells(
+        f"The consent of {holds} subjects holds today, and none for general or health research: an "
+        "experiment must name their disease or purpose. Check it with --experiment FILE."
+    )
 
 
 def _usual_uses() -> dict[str, DataUse]:

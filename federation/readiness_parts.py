@@ -19,7 +19,7 @@ from data_adapters.ingest import Progress
 from data_adapters.manifest import Manifest, ScanEntry
 from data_adapters.reasons import Unusable as UnusableScan
 from data_adapters.subject_ids import subjects_of, unclear_identifiers
-from data_adapters.types import Quarantined
+from data_adapters.types import HasHeaders, Quarantined
 from federation.site_config import Part
 from federation.site_data import SiteData
 
@@ -130,24 +130,24 @@ def part_by_headers(data: SiteData, part: Part, progress: Progress | None = None
     # The key is not made by a look alone: it is there once somebody was excluded.
     fetching = Fetching(data.excluded, lambda raw: data.pseudonymise(raw), told)  # noqa: PLW0108
     found = discover_all(data.config.sources(part), fetching)
-    people, unclear = _people(found)
+    people, refused = _people(found)
     counts: Counter[str] = Counter()
     for one in found:
         counts.update(one.discovery.identifiers_found)
     return PartFound(
         **_about(data, part),
         num_subjects=len(people),
-        num_scans=sum(len(one.discovery.candidates) for one in found) - len(unclear),
-        unusable=_by_reason([*unclear, *(q for one in found for q in one.discovery.quarantined)]),
+        num_scans=sum(len(one.discovery.candidates) for one in found) - len(refused),
+        unusable=_by_reason([*refused, *(q for one in found for q in one.discovery.quarantined)]),
         identifiers=ordered(counts),
         notes=tuple(note for one in found for note in one.discovery.notes),
     )
 
 
 def _people(found: Sequence[Found]) -> tuple[set[str], list[Quarantined]]:
-    """Return the subjects by each source's rule, and the scans whose subject is not clear."""
+    """Return the subjects by each source's rule, and the scans that headers alone refuse."""
     people: set[str] = set()
-    unclear: list[Quarantined] = []
+    refused: list[Quarantined] = []
     ambiguous = unclear_identifiers(
         (one.source.subjects, candidate.subject)
         for one in found
@@ -157,10 +157,13 @@ def _people(found: Sequence[Found]) -> tuple[set[str], list[Quarantined]]:
         rule = subjects_of(one.source.subjects, unclear=ambiguous, several_sources=len(found) > 1)
         for candidate in one.discovery.candidates:
             try:
-                people.add(rule.subject(candidate.subject))
+                subject = rule.subject(candidate.subject)
+                if isinstance(candidate, HasHeaders):
+                    candidate.check_headers()
+                people.add(subject)
             except UnusableScan as reason:
-                unclear.append(reason.at(candidate.where))
-    return people, unclear
+                refused.append(reason.at(candidate.where))
+    return people, refused
 
 
 def unusable_part(data: SiteData, part: Part, quarantined: Iterable[Quarantined]) -> PartFound:

@@ -29,6 +29,7 @@ from federation.privacy.sampling import PoissonSubjects
 from federation.privacy.self_audit import SelfAudit
 from federation.release import release_update, unprotected_update
 from federation.site import Part, Site
+from federation.site_data import SiteData
 from federation.steps import LocalWork, example_record, stepper
 from models.behaviour import check_behaviour
 from models.build import build_network, load_weights, weights_of
@@ -137,7 +138,7 @@ def require_data_fits(experiment: Experiment, site: Site) -> None:
 
 def open_dataset(
     experiment: Experiment,
-    site: Site,
+    site: SiteData,
     part: Part,
     *,
     manifest: Manifest | None = None,

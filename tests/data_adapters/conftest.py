@@ -7,12 +7,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pydicom
 import pytest
 
 from data_adapters.geometry import zyx_affine
 from data_adapters.ingest import IngestReport, ingest
 from data_adapters.sources import DicomSource, OmeZarrSource
 from data_adapters.writing import write_dicom_scan, write_ome_zarr_scan
+from tests.data_adapters.dicom_files import SLICES, edit
 
 SEGMENTS = {1: "Left part", 2: "Right part"}
 CLASSES = {"Left part": "left", "Right part": "right"}
@@ -46,6 +48,35 @@ def put_dicom(tmp_path: Path) -> Callable[..., Path]:
         }
         folder = tmp_path / "dicom" / name
         write_dicom_scan(folder, **(arguments | changes))
+        return folder
+
+    return put
+
+
+@pytest.fixture
+def put_series(put_dicom):
+    """Write one series of a study; all of one patient share its frame of reference."""
+
+    def put(name, *, description="T1 AXIAL", image_type=("ORIGINAL", "PRIMARY"), **options):
+        folder = put_dicom(name, **options)
+        series = pydicom.uid.generate_uid(entropy_srcs=[name])
+        for place, file in enumerate(SLICES):
+            if (folder / file).is_file():
+                edit(
+                    folder / file,
+                    SeriesInstanceUID=series,
+                    SeriesDescription=description,
+                    ImageType=list(image_type),
+                    SOPInstanceUID=f"{series[:40]}.{place + 1}",
+                )
+        segmentation = pydicom.dcmread(folder / "seg.dcm")
+        segmentation.ReferencedSeriesSequence[0].SeriesInstanceUID = series
+        references = segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence
+        for place, reference in enumerate(references):
+            reference.ReferencedSOPInstanceUID = f"{series[:40]}.{place + 1}"
+        segmentation.save_as(folder / "seg.dcm")
+        own = pydicom.uid.generate_uid(entropy_srcs=[name, "seg"])
+        edit(folder / "seg.dcm", SOPInstanceUID=own)
         return folder
 
     return put

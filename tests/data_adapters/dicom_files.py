@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.fileset import FileSet
 from pydicom.sequence import Sequence
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
@@ -30,6 +31,8 @@ def edit(path, **values):
             dataset[tag] = pydicom.DataElement(tag, "DS", value, already_converted=True)
         else:
             setattr(dataset, keyword, value)
+    if "SOPInstanceUID" in values:
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     dataset.save_as(path)
 
 
@@ -166,6 +169,21 @@ def save(dataset, path: Path):
     path.parent.mkdir(parents=True, exist_ok=True)
     dataset.save_as(path, enforce_file_format=True)
     return path
+
+
+def write_medium(folder, medium):
+    """Write the files below a folder as a file set with a DICOMDIR (PS3.10 8)."""
+    files = FileSet()
+    for path in sorted(folder.rglob("*.dcm")):
+        dataset = pydicom.dcmread(path)
+        dataset.SeriesNumber = dataset.get("SeriesNumber") or 1
+        dataset.ContentLabel = dataset.get("ContentLabel") or "LABELS"
+        dataset.ContentDate, dataset.ContentTime = "20000101", "120000"
+        dataset.InstanceNumber = dataset.get("InstanceNumber") or 1
+        files.add(dataset)
+    files.write(medium)
+    files._stage["t"].cleanup()
+    return medium
 
 
 def targets_of(folder, key, column="subject"):

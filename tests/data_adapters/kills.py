@@ -1,7 +1,8 @@
 """Runs ingest again and again in forked children and kills them; a program of its own.
 
 It forks from a process that has imported everything but never opened tensorstore, which does not
-survive a fork. ``python -m tests.data_adapters.kills FOLDER (random|points)`` prints JSON.
+survive a fork. ``python -m tests.data_adapters.kills FOLDER HOW`` prints JSON; HOW is ``points``,
+or of ``KILLS``, which are at random times.
 """
 
 import hashlib
@@ -23,6 +24,8 @@ from data_adapters.writing import write_dicom_scan, write_ome_zarr_scan
 
 AFFINE = zyx_affine((5.0, 2.0, 1.5), (-20.0, 10.0, 30.0))
 RULE = SubjectRule(issuer="HERE")
+# Kills at random times: everything as usual, all scans copied, worker processes.
+KILLS = {"random": 50, "rechunk": 8, "workers": 4}
 
 
 def pseudonymise(text):
@@ -50,16 +53,19 @@ def write_sources(folder):
     shutil.copytree(folder / "zarr" / "P-1" / "a.ome.zarr", folder / "zarr" / "P-1" / "b.ome.zarr")
 
 
-def sources(folder):
+def sources(folder, *, rechunk):
+    copied = {"labels": "parts", "classes": {1: "part"}, "rechunk": rechunk}
     return [
         DicomSource(path=folder / "dicom", classes={"Part": "part"}, subjects=RULE),
-        OmeZarrSource(path=folder / "zarr", labels="parts", classes={1: "part"}, subjects=RULE),
+        OmeZarrSource(path=folder / "zarr", subjects=RULE, **copied),
     ]
 
 
-def take_in(folder, where):
+def take_in(folder, where, how="points"):
     ingest.BATCH = 2
-    ingest.ingest(sources(folder), where, pseudonymise=pseudonymise)
+    wanted = sources(folder, rechunk=how == "rechunk")
+    workers = 2 if how == "workers" else 1
+    ingest.ingest(wanted, where, pseudonymise=pseudonymise, workers=workers)
 
 
 def tree(where):
@@ -90,19 +96,20 @@ def in_child(work, patience=None):
     return killed
 
 
-def at_random(folder, num_kills):
-    """Kill at random times until that many children died; a cache is killed five times, then
+def at_random(folder, how):
+    """Kill at random times until enough children died; a cache is killed five times, then
     finished."""
     started = time.monotonic()
-    in_child(lambda: take_in(folder, folder / "reference"))
+    in_child(lambda: take_in(folder, folder / "reference", how))
     seconds = time.monotonic() - started
     expected, kills, number, wrong = tree(folder / "reference"), 0, 0, []
     generator = random.Random(0)
-    while kills < num_kills and number < 40:
+    while kills < KILLS[how] and number < 40:
         where = folder / f"cache-{number}"
-        for _ in range(5):
-            kills += in_child(lambda w=where: take_in(folder, w), generator.uniform(0, seconds))
-        in_child(lambda w=where: take_in(folder, w))
+        for _ in range(min(5, KILLS[how] - kills)):
+            patience = generator.uniform(0, seconds)
+            kills += in_child(lambda w=where: take_in(folder, w, how), patience)
+        in_child(lambda w=where: take_in(folder, w, how))
         wrong += [] if tree(where) == expected else [where.name]
         number += 1
     return {"kills": kills, "caches": number, "wrong": wrong, "files": len(expected)}
@@ -157,7 +164,7 @@ def main():
     import ome_zarr_models
 
     assert highdicom.__name__ and ome_zarr_models.__name__
-    result = at_random(folder, 50) if how == "random" else at_every_point(folder)
+    result = at_random(folder, how) if how in KILLS else at_every_point(folder)
     sys.stdout.write(json.dumps(result) + "\n")
 
 

@@ -10,7 +10,7 @@ from data_adapters.ingest import ingest
 from data_adapters.reasons import Unusable
 from data_adapters.sources import DicomSource
 from data_adapters.writing import write_dicom_scan
-from tests.data_adapters.dicom_files import NOT_A_NUMBER, SLICES, edit, edit_images, reason
+from tests.data_adapters.dicom_files import NOT_A_NUMBER, SLICES, edit, edit_images, only, reason
 
 
 def test_a_sound_scan_is_read(put_dicom, dicom_source):
@@ -147,6 +147,22 @@ def test_two_segmentations_are_not_chosen_between(put_dicom, dicom_source):
 def test_a_segmentation_of_another_subject(put_dicom, dicom_source):
     edit(put_dicom() / "seg.dcm", PatientID="P-18")
     assert reason(dicom_source) == "MIXED_SUBJECTS"
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "code"),
+    [
+        ("seg.dcm", {"IssuerOfPatientID": None}, None),
+        (SLICES[0], {"IssuerOfPatientID": None}, None),
+        ("seg.dcm", {"IssuerOfPatientID": "SOUTH"}, "MIXED_SUBJECTS"),
+        ("seg.dcm", {"IssuerOfPatientID": None, "PatientID": "P-18"}, "MIXED_SUBJECTS"),
+    ],
+)
+def test_an_issuer_counts_only_where_both_name_one(put_dicom, dicom_source, file, values, code):
+    folder = put_dicom(issuer="NORTH")
+    edit(folder / file, **values)
+    assert reason(dicom_source) == code
+    assert only(dicom_source).subject == "P-17^^^NORTH"
 
 
 def test_a_segmentation_without_references_is_found_by_frame_of_reference(put_dicom, dicom_source):

@@ -7,7 +7,6 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
-from pydicom.fileset import FileSet
 
 from data_adapters import DicomReader
 from data_adapters.dicom import discover_dicom
@@ -15,7 +14,7 @@ from data_adapters.dicom_directory import named_files
 from data_adapters.discover import discover
 from data_adapters.errors import DataError
 from data_adapters.sources import DicomSource
-from tests.data_adapters.dicom_files import only
+from tests.data_adapters.dicom_files import only, write_medium
 
 pytest.importorskip("monai")
 
@@ -23,17 +22,7 @@ pytest.importorskip("monai")
 @pytest.fixture
 def medium(put_dicom, tmp_path):
     """The example study written as a file set (PS3.10 8)."""
-    files = FileSet()
-    for path in sorted(put_dicom().iterdir()):
-        dataset = pydicom.dcmread(path)
-        dataset.SeriesNumber = dataset.get("SeriesNumber") or 1
-        dataset.ContentLabel = dataset.get("ContentLabel") or "LABELS"
-        dataset.ContentDate, dataset.ContentTime = "20000101", "120000"
-        dataset.InstanceNumber = dataset.get("InstanceNumber") or 1
-        files.add(dataset)
-    files.write(tmp_path / "medium")
-    files._stage["t"].cleanup()
-    return tmp_path / "medium"
+    return write_medium(put_dicom(), tmp_path / "medium")
 
 
 def source_of(medium, dicom_source):

@@ -5,40 +5,13 @@ import pydicom
 import pytest
 
 from data_adapters.dicom import discover_dicom
+from data_adapters.errors import DataError
 from data_adapters.geometry import zyx_affine
 from data_adapters.reasons import Unusable
 from data_adapters.resampling import onto_grid
 from data_adapters.sources import Channel, DicomSource, Select
 from tests.data_adapters.conftest import AFFINE, CLASSES
 from tests.data_adapters.dicom_files import SLICES, edit, only, reason, targets_of
-
-
-@pytest.fixture
-def put_series(put_dicom):
-    """Write one series of a study; all of one patient share its frame of reference."""
-
-    def put(name, *, description="T1 AXIAL", image_type=("ORIGINAL", "PRIMARY"), **options):
-        folder = put_dicom(name, **options)
-        series = pydicom.uid.generate_uid(entropy_srcs=[name])
-        for place, file in enumerate(SLICES):
-            if (folder / file).is_file():
-                edit(
-                    folder / file,
-                    SeriesInstanceUID=series,
-                    SeriesDescription=description,
-                    ImageType=list(image_type),
-                    SOPInstanceUID=f"{series[:40]}.{place + 1}",
-                )
-        segmentation = pydicom.dcmread(folder / "seg.dcm")
-        segmentation.ReferencedSeriesSequence[0].SeriesInstanceUID = series
-        references = segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence
-        for place, reference in enumerate(references):
-            reference.ReferencedSOPInstanceUID = f"{series[:40]}.{place + 1}"
-        segmentation.SOPInstanceUID = pydicom.uid.generate_uid(entropy_srcs=[name, "seg"])
-        segmentation.save_as(folder / "seg.dcm")
-        return folder
-
-    return put
 
 
 @pytest.fixture
@@ -70,22 +43,27 @@ def test_a_rule_picks_one_series_of_each_study(put_series, source, select):
     assert reason(source(select=Select(**select))) is None
 
 
-def test_several_series_that_match_are_not_chosen_between(put_series, source):
+def test_a_study_without_a_match_is_set_aside_by_name_and_the_others_go_on(put_series, source):
     put_series("a")
-    put_series("b")
-    found = discover_dicom(source(select=Select(modality="MR")))
-    (entry,) = found.quarantined
-    assert (entry.code, entry.where, found.candidates) == ("AMBIGUOUS_SERIES", "a", ())
-    assert entry.sentence == "Several series of this study match: 2 images of 4, 4 slices."
-
-
-def test_a_study_without_a_match_is_passed_over_and_counted(put_series, source):
-    put_series("a")
-    put_series("b", patient_id="P-2", description="T2")
+    put_series("b", patient_id="P-2", study_index=2, description="T2")
     found = discover_dicom(source(select=Select(description="T2")))
     assert [candidate.where for candidate in found.candidates] == ["b"]
-    assert found.quarantined == ()
-    assert "1 studies have no series that the rule describes." in found.notes
+    (entry,) = found.quarantined
+    assert (entry.code, entry.where) == ("NO_MATCHING_SERIES", "a")
+    assert entry.sentence.endswith("it has 1 images of 4 slices.")
+
+
+def test_a_rule_that_matches_nothing_at_all_says_so(put_series, source, take_in):
+    put_series("a")
+    with pytest.raises(DataError, match=r"NO_MATCHING_SERIES.*widen `select`"):
+        take_in(source(select=Select(description="tpyo*")))
+
+
+def test_labels_of_a_series_that_is_not_chosen_are_counted(put_series, source):
+    put_series("a")
+    put_series("b", description="T2")
+    found = discover_dicom(source(select=Select(description="T2")))
+    assert (len(found.candidates), found.quarantined) == (1, ())
     assert "1 label objects mean a series that the rule leaves out." in found.notes
 
 
@@ -101,7 +79,8 @@ def test_short_series_such_as_localisers_are_passed_over(put_series, source):
 def test_another_modality_is_not_chosen(put_series, source):
     put_series("a")
     found = discover_dicom(source(select=Select(modality="CT")))
-    assert found.candidates == found.quarantined == ()
+    assert found.candidates == ()
+    assert [entry.code for entry in found.quarantined] == ["NO_MATCHING_SERIES"]
 
 
 def test_two_series_on_one_grid_are_two_channels(put_series, source, example):
@@ -202,6 +181,14 @@ def test_a_study_that_lacks_a_channel_is_named(put_series, source):
     (entry,) = found.quarantined
     assert (entry.code, entry.where) == ("MISSING_CHANNEL", "a")
     assert entry.sentence == "This study has no series for T2, T3."
+
+
+def test_a_study_without_any_of_the_channels_is_named(put_series, source):
+    put_series("a", description="PD")
+    found = discover_dicom(source(channels=channels("T1", "T2")))
+    (entry,) = found.quarantined
+    assert (entry.code, entry.where) == ("MISSING_CHANNEL", "a")
+    assert entry.sentence == "This study has no series for T1, T2."
 
 
 def test_two_series_for_one_channel_are_not_chosen_between(put_series, source):

@@ -7,6 +7,7 @@ import pydicom
 import pytest
 
 from data_adapters import DicomReader
+from data_adapters.cache import open_scan
 from data_adapters.dicom import discover_dicom
 from data_adapters.errors import DataError
 from data_adapters.sources import DicomSource
@@ -30,7 +31,7 @@ def put(real_data, tmp_path):
             shutil.copy(path, folder / name)
         header = pydicom.dcmread(folder / names[0], stop_before_pixels=True)
         targets = targets_of(folder / "x", header.PatientID)
-        return DicomSource(path=folder, **{"targets": targets} | options)
+        return DicomSource(path=folder, **{"targets": targets, "colour": True} | options)
 
     return put
 
@@ -45,6 +46,34 @@ def test_a_slide_is_one_plane_of_three_channels(put):
     np.testing.assert_allclose(steps_mm[1:], 0.000499)
 
 
+def test_the_channels_of_a_slide_are_red_green_and_blue(put, take_in, tmp_path):
+    source = put("sm_image.dcm")
+    manifest = take_in(source).manifest
+    assert manifest.channels == ("red", "green", "blue")
+    (entry,) = manifest.scans
+    expected = pydicom.dcmread(source.path / "sm_image.dcm").pixel_array[0]
+    image = open_scan(tmp_path / "cache", entry).image()
+    assert image.shape == (3, 1, 50, 50)
+    np.testing.assert_array_equal(np.moveaxis(image[:, 0, :10, :10], 0, -1), expected)
+
+
+def test_colour_is_read_only_where_the_site_file_says_so(put):
+    assert reason(put("sm_image.dcm", colour=False)) == "COLOUR_IMAGE"
+
+
+def test_a_slide_in_grey_has_one_channel(put):
+    source = put("sm_image_grayscale.dcm")
+    assert reason(source) == "NOT_COLOUR"
+    grey = source.model_copy(update={"colour": False})
+    assert only(grey).read().image_czyx.shape == (1, 1, 50, 50)
+
+
+def test_colour_is_of_one_series():
+    channels = [{"name": "T1", "select": {}}]
+    with pytest.raises(ValueError, match="not both"):
+        DicomSource(path="x", classes={"a": "b"}, colour=True, channels=channels)
+
+
 def test_a_compressed_slide_has_the_same_pixels(put):
     one, other = (
         DicomReader().read(put(name).path / name)[0][0]
@@ -57,7 +86,9 @@ def labelled(source, name):
     """Return the source with every segment of a file in one class."""
     segments = pydicom.dcmread(source.path / name).SegmentSequence
     return DicomSource(
-        path=source.path, classes={str(segment.SegmentLabel): "cell" for segment in segments}
+        path=source.path,
+        classes={str(segment.SegmentLabel): "cell" for segment in segments},
+        colour=True,
     )
 
 
@@ -98,6 +129,29 @@ def add_level(folder, spacing_mm):
 
 
 @pytest.mark.parametrize(
+    ("spacing_mm", "asked", "code"),
+    [
+        (0.000499, None, "UNSUPPORTED_OBJECT"),
+        (0.0004991, None, "UNSUPPORTED_OBJECT"),
+        (0.000499, "3 um", "UNSUPPORTED_OBJECT"),
+        (0.0006, None, None),
+    ],
+)
+def test_two_files_of_one_level_are_not_chosen_between(put, spacing_mm, asked, code):
+    source = put("sm_image.dcm", spacing=asked)
+    add_level(source.path, spacing_mm)
+    assert reason(source) == code
+
+
+def test_two_files_of_a_level_that_is_not_read_are_nobodys_business(put):
+    source = put("sm_image.dcm", spacing="0.0005 mm")
+    add_level(source.path, 0.002)
+    shutil.copy(source.path / "coarse.dcm", source.path / "coarse_2.dcm")
+    edit(source.path / "coarse_2.dcm", SOPInstanceUID="1.2.3.5")
+    assert reason(source) is None
+
+
+@pytest.mark.parametrize(
     ("asked", "found_mm"),
     [(None, 0.000499), ("1 um", 0.000499), ("2 um", 0.002), ("3 um", 0.002), ("0.1 um", 0.000499)],
 )
@@ -120,6 +174,24 @@ def test_a_label_is_never_a_level_and_may_carry_text(put):
     assert reason(source) is None
     (source.path / "sm_image.dcm").unlink()
     assert reason(source) == "UNSUPPORTED_OBJECT"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "code"),
+    [(("ORIGINAL", "volume"), None), (("LABEL",), "NO_MATCHING_SERIES")],
+)
+def test_a_rule_looks_at_the_levels_of_a_slide(put, wanted, code):
+    """Neither the label nor a level that was computed has what the finest level has."""
+    source = put("sm_image.dcm", select={"image_type": wanted})
+    edit(source.path / "sm_image.dcm", ImageType=["ORIGINAL", "PRIMARY", "VOLUME", "NONE"])
+    add_level(source.path, 0.002)
+    edit(source.path / "coarse.dcm", ImageType=["DERIVED", "PRIMARY", "VOLUME", "RESAMPLED"])
+    shutil.copy(source.path / "sm_image.dcm", source.path / "label.dcm")
+    values = {"ImageType": ["ORIGINAL", "PRIMARY", "LABEL", "NONE"], "SOPInstanceUID": "1.2.3.5"}
+    edit(source.path / "label.dcm", **values)
+    found = discover_dicom(source)
+    assert [entry.code for entry in found.quarantined] == ([code] if code else [])
+    assert len(found.candidates) == (code is None)
 
 
 def test_a_slide_that_may_carry_text_is_refused(put):

@@ -1,8 +1,12 @@
 """What an ingest does when the machine is in the way, and when several sources are one data set."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from data_adapters import staging
+from data_adapters.dicom import DicomCandidate
 from data_adapters.errors import CacheError, DataError
 from data_adapters.ingest import MANIFEST, NothingUsable, ingest
 from data_adapters.reasons import Unusable
@@ -130,3 +134,20 @@ def test_another_reading_of_an_image_in_place_is_not_the_one_that_was_taken_in(
     swapped = ome_zarr_source.model_copy(update={"classes": {1: "right", 2: "left"}})
     with pytest.raises(DataError, match="site file now says otherwise"):
         open_scan(tmp_path / "cache", entry, locate([swapped], pseudonymise))
+
+
+def test_channels_that_a_source_does_not_name_are_never_cached(
+    put_dicom, dicom_source, take_in, monkeypatch
+):
+    put_dicom()
+    read = DicomCandidate.read
+
+    def read_twice(self):
+        scan = read(self)
+        image = np.concatenate([scan.image_czyx] * 2)
+        return replace(scan, image_czyx=image, slopes=(1.0,) * 2, intercepts=(0.0,) * 2)
+
+    monkeypatch.setattr(DicomCandidate, "read", read_twice)
+    with pytest.raises(NothingUsable) as caught:
+        take_in(dicom_source)
+    assert [entry.code for entry in caught.value.quarantined] == ["UNEXPECTED"]

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.data_adapters.kills import KILLS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -22,6 +24,14 @@ def test_fifty_kills_at_random_times_leave_no_trace(tmp_path):
     found = kills(tmp_path, "random")
     assert found["kills"] >= 50
     assert found["files"] >= 30
+    assert found["wrong"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["rechunk", "workers"])
+def test_kills_leave_no_trace_of_copies_or_worker_processes(tmp_path, how):
+    found = kills(tmp_path, how)
+    assert found["kills"] >= KILLS[how]
     assert found["wrong"] == []
 
 

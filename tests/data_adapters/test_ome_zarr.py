@@ -298,7 +298,9 @@ def test_an_unmapped_value_is_named(put_ome_zarr, ome_zarr_source, example):
     put_ome_zarr(labels_zyx=example.labels.astype(np.int32) * 300)
     with pytest.raises(Unusable) as caught:
         read_one(ome_zarr_source)
-    assert caught.value.at("").sentence == "These labels are in no class: 300, 600."
+    assert caught.value.at("").sentence == (
+        "These labels are in no class: 300 (nearest: 2), 600 (nearest: 2)."
+    )
 
 
 def test_many_unmapped_values_look_like_objects(put_ome_zarr, ome_zarr_source):
@@ -322,7 +324,9 @@ def test_objects_with_negative_numbers_are_refused(put_ome_zarr, tmp_path):
     source = OmeZarrSource(
         path=tmp_path / "ome_zarr", labels="parts", instances=Instances(interior="cell")
     )
-    assert reason(source) == "UNMAPPED_LABEL"
+    with pytest.raises(Unusable) as caught:
+        read_one(source)
+    assert (caught.value.code, caught.value.detail) == ("UNMAPPED_LABEL", "-1")
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int32", "uint32", "int64", "uint64"])
@@ -335,7 +339,8 @@ def test_labels_of_every_type_become_classes(dtype, keys):
     np.testing.assert_array_equal(table.apply(labels), [[0, *keys.values()]] * 2)
     with pytest.raises(Unusable, match="UNMAPPED_LABEL") as caught:
         table.apply(np.asarray([0, 99], dtype=dtype))
-    assert caught.value.detail == "99"
+    near = min(table.known, key=lambda value: abs(value - 99))
+    assert caught.value.detail == f"99 (nearest: {near})"
 
 
 def test_a_scan_is_pickled_without_its_open_store(put_ome_zarr, ome_zarr_source, example):

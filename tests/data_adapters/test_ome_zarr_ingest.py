@@ -11,6 +11,7 @@ import zarr
 
 from data_adapters.cache import open_scan
 from data_adapters.discover import locate
+from data_adapters.errors import DataError
 from data_adapters.ingest import ingest
 from data_adapters.sources import OmeZarrSource
 from data_adapters.zarr_voxels import ZarrVoxels
@@ -71,14 +72,32 @@ def test_in_place_and_copied_scans_are_the_same_data_set(tmp_path):
     assert size < IMAGE.nbytes / 10
 
 
+@pytest.mark.parametrize("rechunk", [False, True])
+def test_folders_may_be_named_from_another_one(tmp_path, rechunk):
+    """Site files say ``path: ../archive``; tensorstore takes no ``..``."""
+    put(tmp_path / "data/P-1/a.zarr")
+    for home in ("site", "linked/site"):
+        (tmp_path / home).mkdir(parents=True)
+    (tmp_path / "away").symlink_to(tmp_path / "linked/site")
+    plain = source(tmp_path / "data", rechunk=rechunk)
+    expected = take(plain, tmp_path / "cache").manifest
+    for path, home in (("../data", "site"), ("../../data", "away")):
+        one = source(path, rechunk=rechunk).located(tmp_path / home)
+        report = take(one, tmp_path / "cache")
+        assert (report.manifest, report.num_read) == (expected, 0), "the same names as without .."
+        elsewhere = tmp_path / home / ".." / f"cache-{home.replace('/', '-')}"
+        again = take(one, elsewhere).manifest
+        assert again.root == expected.root
+        check_pixels(open_scan(elsewhere, again.scans[0], locate([one], pseudonymise)))
+
+
 @pytest.fixture
 def regions_read(monkeypatch):
-    """The first slices along c and z of what is read of images, from now on."""
+    """The first slices along c and z of what is read of images, of labels along z, from now on."""
     seen, read = [], ZarrVoxels.__getitem__
 
     def spy(self, region):
-        if len(region) == 4:
-            seen.append((region[0].start, region[1].start))
+        seen.append(tuple(part.start for part in region[:-2]))
         return read(self, region)
 
     monkeypatch.setattr(ZarrVoxels, "__getitem__", spy)
@@ -88,7 +107,9 @@ def regions_read(monkeypatch):
 def test_only_the_blocks_of_changed_chunks_are_read_again(tmp_path, regions_read):
     path = put(tmp_path / "data/P-1/a.zarr")
     first = take(source(tmp_path / "data"), tmp_path / "cache").manifest
-    assert sorted(regions_read) == [(c, z) for c in (0, 1) for z in (0, 64, 128)]
+    labels = [(z,) for z in (0, 64, 128)] * 2  # looked at, then measured
+    image = [(c, z) for c in (0, 1) for z in (0, 64, 128)]
+    assert sorted(regions_read) == sorted(image + labels)
     regions_read.clear()
     zarr.open_array(path / "0")[0, 70, 0, 0] = 9999
     second = take(source(tmp_path / "data"), tmp_path / "cache").manifest
@@ -97,6 +118,36 @@ def test_only_the_blocks_of_changed_chunks_are_read_again(tmp_path, regions_read
     assert second.root != first.root
     again = take(source(tmp_path / "data"), tmp_path / "elsewhere").manifest
     assert again.root == second.root
+
+
+def test_only_the_labels_of_changed_chunks_are_looked_at_again(tmp_path, regions_read):
+    path = put(tmp_path / "data/P-1/a.zarr")
+    first = take(source(tmp_path / "data"), tmp_path / "cache").manifest
+    labels = zarr.open_array(path / "labels/parts/0")
+    regions_read.clear()
+    labels[70, 0, 0] = (labels[70, 0, 0] + 1) % 3
+    second = take(source(tmp_path / "data"), tmp_path / "cache").manifest
+    assert regions_read == [(64,)] * 2
+    assert second.root != first.root
+    assert take(source(tmp_path / "data"), tmp_path / "elsewhere").manifest.root == second.root
+
+
+def test_a_changed_label_that_has_no_class_is_found(tmp_path):
+    path = put(tmp_path / "data/P-1/a.zarr")
+    put(tmp_path / "data/P-2/a.zarr")
+    take(source(tmp_path / "data"), tmp_path / "cache")
+    zarr.open_array(path / "labels/parts/0")[70, 0, 0] = 9
+    report = take(source(tmp_path / "data"), tmp_path / "cache")
+    assert [(entry.code, entry.where) for entry in report.quarantined] == [
+        ("UNMAPPED_LABEL", "P-1/a.zarr")
+    ]
+
+
+def test_other_classes_look_at_every_label_again(tmp_path):
+    put(tmp_path / "data/P-1/a.zarr")
+    take(source(tmp_path / "data"), tmp_path / "cache")
+    with pytest.raises(DataError, match="UNMAPPED_LABEL"):
+        take(source(tmp_path / "data", classes={1: "left"}), tmp_path / "cache")
 
 
 def test_a_store_behind_http_is_copied_and_is_the_same_data_set(tmp_path):

@@ -1,3 +1,6 @@
+import doctest
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,6 +37,12 @@ def test_parts_have_about_their_fractions_and_another_seed_gives_another_split()
 def test_the_split_is_the_same_on_every_machine():
     places = [part_of(f"{n:04x}", {"a": 0.5, "b": 0.5}, seed=7) for n in range(12)]
     assert "".join(places) == "abbbbbaaabaa"
+
+
+def test_the_page_on_data_says_what_is_so():
+    page = Path(__file__).parents[2] / "docs" / "data.md"
+    found = doctest.testfile(str(page), module_relative=False)
+    assert (found.failed, found.attempted > 1) == (0, True)
 
 
 @pytest.mark.parametrize("fractions", [{}, {"a": 0.5}, {"a": 1.5, "b": -0.5}, {"a": 1.0, "b": 0.0}])

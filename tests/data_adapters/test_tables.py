@@ -79,6 +79,18 @@ def test_classes_become_their_index_and_values_stay(tmp_path):
     assert table(tmp_path, "who,value\nA,41.5\n").target_of("A") == 41.5
 
 
+def test_what_is_in_no_class_names_the_nearest(tmp_path):
+    classes = {"Pneumonia": "pneumonia", "normal": "normal"}
+    found = table(tmp_path, "who,value\nA,pneumona\nB,7\n", classes=classes)
+    sentences = []
+    for key in "AB":
+        with pytest.raises(Unusable) as refused:
+            found.target_of(key)
+        sentences.append(refused.value.at("").sentence)
+    assert "'pneumona' (nearest: 'Pneumonia')" in sentences[0]
+    assert sentences[1].endswith("'7'.")
+
+
 def test_a_key_twice_must_say_the_same(tmp_path):
     found = table(tmp_path, "who,value\nA,1\nA,1\nB,1\nB,2\nC,x\nD,nan\n")
     assert found.target_of("A") == 1.0

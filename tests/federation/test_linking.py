@@ -11,6 +11,7 @@ from federation.ledger.filter import FilterState
 from federation.ledger.keys import PSEUDONYM_KEY
 from federation.linking import LinkingFolder, num_in_both
 from federation.privacy.plan import make_plan
+from federation.readiness import check_site
 from federation.run import approve, run_experiment
 from federation.site import Permission, open_site
 from tests.conftest import edit
@@ -46,6 +47,15 @@ def test_a_subject_in_two_data_sets_is_found_and_neither_is_approved(two):
         with pytest.raises(FederationError, match=r"2 in .*one budget.*site merge"):
             site.approve(tiny_experiment(), make_plan(tiny_experiment()), Permission("test"))
     assert not (lab.config.state / PSEUDONYM_KEY).exists(), "the key is the institution's"
+
+
+def test_a_readiness_report_finds_it_before_an_approval_is_refused(two):
+    ingested(two[0])
+    assert check_site(two[0]).ready
+    ingested(two[1])
+    for file in two:
+        (finding,) = (one.what for one in check_site(file).findings if one.blocks)
+        assert "2 in" in finding and "site merge" in finding
 
 
 def test_data_sets_that_share_nobody_go_on(two):

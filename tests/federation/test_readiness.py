@@ -3,12 +3,15 @@ import shutil
 from dataclasses import fields
 
 import pytest
+from pydicom import dcmread
 
 from federation.errors import FederationError
+from federation.experiment import Experiment
 from federation.flower import wire
 from federation.leaving import site_leaves
 from federation.messages import Description, TrainReply
 from federation.readiness import check_site
+from federation.readiness_page import readiness_page
 from federation.rounds import LocalRounds
 from federation.run import approve
 from federation.site import open_site
@@ -68,6 +71,40 @@ def test_a_quick_look_reads_headers_and_caches_nothing(laid_out, tmp_path):
     assert found.parts[0].labels == () and found.quick
     assert not (site / "state" / "cache").exists()
     assert any(one.value.startswith("known after") for one in found.leaving)
+
+
+@pytest.fixture
+def annotated(laid_out, tmp_path):
+    """A hospital, the MR images of whose first subjects say that text is burned in."""
+
+    def annotated(num_subjects):
+        site = tmp_path / "site"
+        shutil.copytree(laid_out / "north-hospital", site)
+        names = sorted({dcmread(p).PatientID for p in (site / "protected").rglob("*.dcm")})
+        for path in (site / "protected").rglob("*.dcm"):
+            dataset = dcmread(path)
+            if dataset.Modality == "MR" and dataset.PatientID in names[:num_subjects]:
+                dataset.BurnedInAnnotation = "YES"
+                dataset.save_as(path)
+        return site / "site.yaml"
+
+    return annotated
+
+
+def test_a_quick_look_sets_aside_what_headers_alone_refuse(annotated):
+    found = check_site(annotated(2), quick=True)
+    assert found.ready
+    (reason,) = found.parts[0].unusable
+    assert reason.code == "BURNED_IN_ANNOTATION"
+    assert (found.parts[0].num_subjects, found.parts[0].num_scans) == (3, 7 - len(reason.where))
+    assert f"{len(reason.where)} images were set aside for it" in readiness_page(found)
+
+
+def test_a_quick_look_that_finds_nothing_to_use_blocks(annotated):
+    found = check_site(annotated(5), quick=True)
+    assert [what.partition(";")[0] for what in blocking(found)] == [
+        "protected: no scan can be used by what the headers say"
+    ]
 
 
 def test_what_cannot_be_used_has_code_sentence_remedy_and_place(hospital):
@@ -133,6 +170,54 @@ def test_consent_is_counted_for_what_it_holds_today(file):
     assert "1 rows give none" in told(found)
     table.write_text("subject,purpose,expires\n")
     assert "No subject's consent holds today" in blocking(check_site(file))[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, None),
+        ({"task": {"classes": ["background", "lesion"]}}, "classes 'lesion' are not"),
+        (
+            {
+                "input": {"channels": ["T1", "T2"]},
+                "model": {"in_channels": 2},
+            },
+            "asks for the channels 'T1', 'T2'",
+        ),
+    ],
+)
+def test_an_experiment_on_what_the_data_do_not_have_blocks(file, changes, said):
+    values = tiny_experiment().model_dump(mode="json")
+    for name, change in changes.items():
+        values[name] |= change
+    found = check_site(file, experiment=Experiment.model_validate(values))
+    assert found.ready == (said is None)
+    if said:
+        assert [what.partition(":")[0] for what in blocking(found)] == ["protected", "public"]
+        assert said in blocking(found)[0]
+
+
+def consent_to(file, purpose, expires=""):
+    edit(file, "policy:", "consent: {path: consent.csv}\npolicy:")
+    rows = [f"specimen-000{number},{purpose},{expires}" for number in range(1, 6)]
+    (file.parent / "consent.csv").write_text("\n".join(["subject,purpose,expires", *rows]))
+
+
+def test_consent_to_one_disease_alone_blocks_only_experiments_on_others(file):
+    consent_to(file, "DUO:0000007 MONDO:0004975")
+    found = check_site(file)
+    assert found.ready
+    assert "consent of 5 subjects holds today, and none for general" in told(found)
+    values = tiny_experiment().model_dump(mode="json")
+    for disease, ready in (("MONDO:0004975", True), ("MONDO:0005180", False)):
+        use = {"purpose": "DUO:0000007", "disease": disease, "non_profit": True}
+        asked = Experiment.model_validate(values | {"data_use": use})
+        assert check_site(file, experiment=asked).ready == ready
+
+
+def test_consent_to_one_disease_that_has_expired_blocks(file):
+    consent_to(file, "DUO:0000007 MONDO:0004975", "2020-01-01")
+    assert blocking(check_site(file)) == ["No subject's consent holds today."]
 
 
 def test_headers_that_contradict_a_declaration_are_told_before_the_first_run(laid_out, tmp_path):

@@ -79,7 +79,7 @@ class FakePacs:
         header = self.headers[uid]
         values = {
             (STUDY, SERIES, INSTANCE)[level]: uid,
-            "00080020": header.StudyDate,
+            "00080020": header.get("StudyDate") or "20000101",
             "00081030": header.get("StudyDescription", ""),
             "00080060": header.Modality,
             "00100020": header.PatientID,
