@@ -122,6 +122,8 @@ def _charged(replay: Replay) -> tuple[Status, str]:
     told = f"{counted(len(replay.releases), 'update')} in the ledger, each with its own charge"
     if not num_receipts:
         return "asserted", f"{told}; without receipts, what left is the site's word"
+    if replay.one_sided:
+        return "asserted", f"{told}; of a merge with another ledger only one side is here"
     return "recomputed", f"{told}; {counted(num_receipts, 'receipt')} checked against it"
 
 

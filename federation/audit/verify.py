@@ -14,6 +14,7 @@ from federation.audit.evidence import (
     Statement,
     about,
     check_heads,
+    check_merges,
     check_statements,
     statements,
 )
@@ -189,12 +190,13 @@ def verify_ledgers(
         _check_randomness(replay)
     # Of what is no ledger the keys are not known: nobody can tell who is a stranger to it.
     sound = [replay for replay in given if replay.genesis and not replay.problems]
+    between = check_merges(sound)
     for replay in given:
         check_statements(replay, about(replay, said))
     notes = check_heads(given, said)
     problems, passed_over = _strangers(given, said, sound)
     verdicts = tuple(_judge(path, replays[path], trust, self_audits) for path in replays)
-    return Report(verdicts, tuple(problems), (*notes, *passed_over))
+    return Report(verdicts, (*between, *problems), (*notes, *passed_over))
 
 
 def _compare_ledgers(replays: Sequence[Replay]) -> None:

@@ -50,6 +50,7 @@ def three_sites(seed: object) -> Scenario:
     south, north = Book("south", "lungs", rng), Book("north", "chests", rng)
     west = Book("west", "slides", rng, policy={**POLICY, "allow_unprotected": True})
     north.note("declaration", [a])
+    west.note("declaration")
     _first_run(north, south, west, a)
     _south_falls_behind(south, c)
     _second_run(north, south, b, c)
@@ -57,6 +58,7 @@ def three_sites(seed: object) -> Scenario:
     west.reserve(b, "open-1")
     west.release(west.charge(b, "open-1", (0, 0)))
     west.close(b, "open-1", {"north": north.receipts[-1]["head_after"]})
+    north.merge(west.name, west.records[-1], [gaussian(steps=40), UNPROTECTED])
     west.add("merged", into=north.name)
     return Scenario({book.site: book for book in (north, south, west)})
 

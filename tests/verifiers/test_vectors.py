@@ -25,6 +25,8 @@ def test_a_vector_gets_the_verdict_it_is_due(name, verifier):
     said = verifier(files_of(vector), vector["trust"])
     if said[-1:] == ["problems"]:  # beside the ledgers: nobody but a site accuses the site
         assert vector["verdict"] == "contradicted"
+    elif isinstance(vector["verdict"], list):
+        assert said == vector["verdict"]
     else:
         assert said == [vector["verdict"]] * len(vector["ledgers"])
 
@@ -36,7 +38,8 @@ def test_every_file_of_the_folder_belongs_to_a_vector():
 
 
 def test_all_three_verdicts_are_among_them():
-    verdicts = {vector["verdict"] for vector in EXPECTED.values()}
+    each = (vector["verdict"] for vector in EXPECTED.values())
+    verdicts = {word for said in each for word in ([said] if isinstance(said, str) else said)}
     assert verdicts == {"contradicted", "verified", "consistent, identity unknown"}
 
 
