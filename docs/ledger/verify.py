@@ -1,10 +1,9 @@
+# ruff: noqa: I001, E401, E701, D101, D102, D103, PLR0912, PLR0915
+# fmt: off
 """Check ledgers against format.md and grammar.txt: a second opinion, by no code of Cohortium's.
 
 python verify.py [--trust FINGERPRINT]... [--receipts FILE]... [--closings FILE]... LEDGER...
 prints one JSON object and exits with 0: all are verified, 1: not all, 2: wrong usage."""
-
-# ruff: noqa: I001, E401, E701, D101, D102, D103, PLR0912, PLR0915
-# fmt: off
 import argparse, base64, hashlib, json, math, re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -63,7 +62,7 @@ class Ledger:
         check("ledger record", key, r["hash"].encode(), r["signature"])
         self.apply(kind, body, r, {**self.me, "public_key": key})
         self.hashes.append(r["hash"])
-        self.count_of.update((kind, r["salt"], r["hash"]))
+        self.count_of.update((kind, body.get("what"), r["salt"], r["hash"]))
     def apply(self, kind: str, body: dict, r: dict, by: dict) -> None:
         approval = self.approvals.get(body.get("experiment_digest"))
         need(approval or kind not in ("reservation", "charge", "withdrawal", "closing"), "not open")
@@ -151,17 +150,18 @@ class Ledger:
                 "verdict": verdict, "totals": [float(total) for total in self.totals],
                 "epsilon": self.epsilon() if self.keys and not self.total[None, None] else None,
                 **{f"{kind}s": self.count_of[kind] for kind in ("charge", "release", "refusal")}}
-
 def between(sound: list[Ledger]) -> Iterator[str]:  # what accuses none of them
     for whose, what in {pair for one in sound for pair in one.shown}:
         own = [o for o in sound if whose in o.me.values()]
         if own and not any(o.count_of[what] or what in o.merges or o.seen >= 0 for o in own):
             yield f"{whose} does not hold {what}: the past was rewritten, or this copy is older"
-    for one, (name, seq, head), paid in ((o, *m) for o in sound for m in o.merges.items()):
+    for us, (name, seq, head), paid in ((o, *m) for o in sound for m in o.merges.items()):
         for o in (o for o in sound if o.me["ledger"] == name and o.count_of[head]):
             cost = sum((cost for at, cost in o.spent if at <= seq), Counter())
-            if o.hashes[seq + 1:seq + 2] != [head] or not cost <= paid:
-                one.problems.append(f"merged {name} for less than it had been charged")
+            lax = any(us.policy[x] > o.policy[x] for x in ("epsilon", "delta", "allow_unprotected"))
+            lax |= us.count_of["declaration"] != o.count_of["declaration"]
+            if lax or o.hashes[seq + 1:seq + 2] != [head] or not cost <= paid:
+                us.problems.append(f"merged {name} for less than its cost, or into a laxer budget")
 def verify(paths: list, trust: list = (), receipts: list = (), closings: list = ()) -> dict:
     ledgers, problems, papers, valid = [Ledger(str(path)) for path in paths], [], {}, []
     for path, form in [(p, "receipt") for p in receipts] + [(p, "closing") for p in closings]:

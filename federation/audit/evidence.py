@@ -236,11 +236,27 @@ def _merges(replay: Replay, sound: Sequence[Replay]) -> Iterator[str]:
 
 
 def _check_merge(replay: Replay, record: Record, paid: Cost, other: Replay) -> None:
+    if (why := _laxer(replay, other)) is not None:
+        text = f"record {record.seq}: it merges {other.ledger[:19]} into {why}"
+        replay.problem("spent", text)
     seq, text = record.body["head_seq"], f"record {record.seq}: it merges {other.ledger[:19]}"
     if other.position(record.body["head"]) != seq:
         replay.problem("charged", f"{text} and names another position than its head has there")
     elif not paid.covers(_cost_to(other, seq)):
         replay.problem("spent", f"{text} for less than that had been charged by its record {seq}")
+
+
+def _laxer(replay: Replay, other: Replay) -> str | None:
+    """A budget is never loosened, and a declaration holds for everybody in it or for nobody."""
+    ours, theirs = replay.policy, other.policy
+    if (replay.declaration is None) != (other.declaration is None):
+        return "one of which only one is declared to be of no human subjects"
+    if ours is None or theirs is None:
+        return None
+    more = ours.epsilon > theirs.epsilon or ours.delta > theirs.delta
+    if more or ours.allow_unprotected > theirs.allow_unprotected:
+        return "a budget that permits more than its subjects were promised"
+    return None
 
 
 def _end(replay: Replay, sound: Sequence[Replay]) -> Iterator[str]:

@@ -6,7 +6,7 @@ from federation.canonical import canonical_json
 from federation.errors import LedgerError, Refused
 from federation.ledger.book import Book
 from federation.ledger.closings import Closing
-from federation.ledger.filter import FilterState
+from federation.ledger.filter import BudgetPolicy, FilterState
 from federation.ledger.high_water import behind
 from federation.ledger.keys import SiteKey
 from federation.ledger.ledger import Ledger
@@ -92,13 +92,15 @@ def merge(into: Ledger, other: Ledger, *, by: str, reason: str) -> FilterState:
         What was charged now.
 
     Raises:
-        LedgerError: They are one ledger, or one of them has been merged away.
+        LedgerError: They are one ledger, or one of them has been merged away, or the first permits
+            what the second's subjects were promised not to lose.
     """
     if into.path.resolve() == other.path.resolve():
         raise LedgerError(f"{into.path} cannot be merged into itself.")
     first, second = sorted((into, other), key=lambda ledger: str(ledger.path.resolve()))
     with first.chain.locked(), second.chain.locked():
         ours, theirs = into.book, other.book
+        _require_not_laxer(ours, theirs)
         spends = theirs.state.beyond(ours.merges.get(theirs.genesis.hash, FilterState()))
         newest = other.chain.records[-1]
         body = {
@@ -114,6 +116,33 @@ def merge(into: Ledger, other: Ledger, *, by: str, reason: str) -> FilterState:
         into.chain.append("merge", body)
         other.chain.append("merged", {"into": ours.genesis.hash})
     return spends
+
+
+def _require_not_laxer(into: Book, other: Book) -> None:
+    """A budget is never loosened: nobody of the second may lose more than it permits."""
+    laxer, reverse = _laxer(into.policy, other.policy), _laxer(other.policy, into.policy)
+    if not laxer and (into.declaration is None) == (other.declaration is None):
+        return
+    first, second = (book.genesis.body["population"] for book in (into, other))
+    apart = "Take the people who are in both out of one data set, and ingest it again."
+    if not laxer:
+        raise LedgerError(
+            f"{first} and {second}: one of the two is declared to be of no human subjects, so they "
+            f"cannot have one budget. Nothing was charged. {apart}"
+        )
+    raise LedgerError(
+        f"{first} permits more than {second} does ({', '.join(laxer)}), and the people of {second} "
+        "were promised no more than that. Nothing was charged. "
+        + (apart if reverse else f"Merge the other way round: {first} into {second}.")
+    )
+
+
+def _laxer(one: BudgetPolicy, other: BudgetPolicy) -> list[str]:
+    """Return in what one policy permits more than another."""
+    pairs = {"epsilon": (one.epsilon, other.epsilon), "delta": (one.delta, other.delta)}
+    found = [f"{name} {a:g}, not {b:g}" for name, (a, b) in pairs.items() if a > b]
+    unprotected = one.allow_unprotected and not other.allow_unprotected
+    return [*found, *(["charges without noise"] if unprotected else [])]
 
 
 def missing(ledger: Ledger, receipts: Iterable[Receipt] = ()) -> Forgotten | None:

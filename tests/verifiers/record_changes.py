@@ -409,6 +409,21 @@ def merge_of_another_head(forger):
 
 
 @change(CONTRADICTED)
+def merge_into_a_laxer_budget(forger):
+    _merge_of_west(forger)
+    policy = forger.records[0]["body"]["policy"]
+    policy |= forger.rng.choice(({"epsilon": 9.0}, {"delta": 2e-5}))
+    return forger.said()
+
+
+@change(CONTRADICTED)
+def merge_with_one_declaration(forger):
+    _merge_of_west(forger)
+    forger.records[1]["body"]["what"] = "purge"
+    return forger.said()
+
+
+@change(CONTRADICTED)
 def merge_left_out(forger):
     """West was merged into north, and north has not charged it."""
     gone = _merge_of_west(forger)["seq"]

@@ -24,10 +24,10 @@ def pair(open_site, tmp_path) -> tuple[Site, Site]:
     return open_site, into
 
 
-def empty(folder) -> Site:
+def empty(folder, **more) -> Site:
     key = SiteKey.create(folder)
     path, policy = folder / "ledger.jsonl", BudgetPolicy.of(8.0, 1e-5)
-    Ledger.create(path, key, policy, "all brains", site="hospital-a").close()
+    Ledger.create(path, key, policy, "all brains", site="hospital-a", **more).close()
     return Site(path, key)
 
 
@@ -78,6 +78,26 @@ def test_a_head_that_the_other_ledger_does_not_hold_is_a_problem_that_accuses_ne
 def test_a_head_named_at_another_position_contradicts_the_merge(pair):
     changed(pair[1], head_seq=2)
     assert "another position" in verified(*pair).verdicts[1].problems[0]
+
+
+@pytest.mark.parametrize("policy", [{"epsilon": 9.0}, {"delta": 2e-5}, {"allow_unprotected": True}])
+def test_a_merge_into_a_laxer_budget_contradicts_the_ledger_that_it_stands_in(pair, policy):
+    values = pair[1].values
+    values[0]["body"]["policy"] |= policy
+    pair[1].rewrite(values)
+    ended = pair[0].values
+    ended[-1]["body"]["into"] = pair[1].values[0]["hash"]
+    pair[0].rewrite(ended)
+    report = verified(*pair)
+    assert [v.summary for v in report.verdicts] == ["verified", "contradicted"]
+    assert "permits more than its subjects were promised" in report.verdicts[1].problems[0]
+
+
+def test_a_merge_with_a_ledger_of_no_human_subjects_contradicts_it(pair):
+    note = {"what": "declaration", "by": "a", "reason": "cell lines", "experiments": []}
+    pair[1].with_record("note", note, at=1)
+    report = verified(*pair)
+    assert "only one is declared" in report.verdicts[1].problems[0]
 
 
 def test_merged_into_a_ledger_that_has_no_merge_is_a_problem(pair):
