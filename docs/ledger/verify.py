@@ -72,6 +72,7 @@ class Ledger:
         charge = self.waiting.pop(body["charge_seq"]) if kind in ("release", "loss") else {}
         if kind in ("charge", "recovery", "merge"):
             self.spend(body.get("spends", [body.get("event")]), body["totals"])
+        self.shown.update(body.get("heads", {}).items())
         match kind:
             case "genesis":
                 self.policy, orders, deltas = (p := body["policy"]), p["orders"], p["order_deltas"]

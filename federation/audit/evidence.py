@@ -163,25 +163,47 @@ def _why_lost(replay: Replay, statement: Statement) -> str:
     return "the ledger does not hold its charge and release: records are missing"
 
 
-def check_heads(replays: Sequence[Replay], said: Sequence[Statement]) -> list[str]:
-    """Hold what sites were shown of each other against each other; return notes on the rest."""
+def check_heads(
+    replays: Sequence[Replay], said: Sequence[Statement], sound: Sequence[Replay]
+) -> tuple[list[str], list[str]]:
+    """Hold what sites were shown of each other against each other.
+
+    Args:
+        sound: Those of the ledgers that break no rule by themselves.
+
+    Returns:
+        What is wrong and accuses nobody, and notes.
+    """
     receipts = [s for s in said if isinstance(s.of, Receipt)]
     pinned = {s.head: s for replay in replays for s in about(replay, receipts)}
-    unknown: dict[str, int] = {}
     for site, head, shown_to in _shown(replays):
-        for replay in (r for r in replays if r.site == site and r is not shown_to):
-            if replay.position(head) is not None:
-                replay.anchored(HEAD, head)
         own = [r for r in replays if r.site == site]
-        if not own or any(r.position(head) is not None for r in own):
-            continue
-        if not _blamed(own, pinned.get(head), shown_to.site):
-            unknown[site] = unknown.get(site, 0) + 1
-    return [
-        f"{counted(count, 'head')} of {site}, shown to others, in no receipt of it and not in its "
-        "ledger: the hub's word alone"
-        for site, count in unknown.items()
-    ]
+        for replay in own:
+            if replay is not shown_to and replay.position(head) is not None:
+                replay.anchored(HEAD, head)
+        if not any(r.position(head) is not None for r in own):
+            _blame(own, pinned.get(head), shown_to.site)
+    return _gone(sound)
+
+
+def _gone(sound: Sequence[Replay]) -> tuple[list[str], list[str]]:
+    """Find heads that sites were shown and that no ledger of whose they were holds."""
+    gone: dict[str, list[str]] = {}
+    for site, head in dict.fromkeys((site, head) for site, head, _ in _shown(sound)):
+        own = [r for r in sound if r.site == site]
+        if own and all(r.position(head) is None for r in own):
+            gone.setdefault(site, []).append(head)
+    problems, notes = [], []
+    for site, heads in gone.items():
+        text = f"{counted(len(heads), 'head')} of {site}, shown to others, in no ledger of it here"
+        if any(r.recoveries for r in sound if r.site == site):
+            notes.append(f"{text}: lost when it fell behind, or the hub's word alone")
+        else:
+            problems.append(
+                f"{text}: {site} or the hub rewrote the past, or a newer copy or another ledger of "
+                f"{site} is missing. Ask the hub for the receipt with {heads[-1]}"
+            )
+    return problems, notes
 
 
 def _shown(replays: Iterable[Replay]) -> Iterator[tuple[str, str, Replay]]:
@@ -194,17 +216,16 @@ def _shown(replays: Iterable[Replay]) -> Iterator[tuple[str, str, Replay]]:
         )
 
 
-def _blamed(own: Sequence[Replay], receipt: Statement | None, shown_to: str) -> bool:
-    """Find the ledger whose site stated this head itself; tell whether there is one."""
+def _blame(own: Sequence[Replay], receipt: Statement | None, shown_to: str) -> None:
+    """Accuse the ledger whose site stated this head itself, if there is one."""
     if receipt is None:
-        return False
+        return
     for replay in own:
         if receipt in about(replay, [receipt]) and receipt.of.site == replay.site:
             if receipt.seq > _seen_by(replay):
                 text = f"{shown_to} was shown a head of it that it does not hold any more"
                 replay.problem("tail", f"{text}: its past was rewritten ({receipt.name})")
-            return True
-    return False
+            return
 
 
 def check_merges(sound: Sequence[Replay]) -> list[str]:

@@ -193,10 +193,10 @@ def verify_ledgers(
     between = check_merges(sound)
     for replay in given:
         check_statements(replay, about(replay, said))
-    notes = check_heads(given, said)
+    gone, notes = check_heads(given, said, sound)
     problems, passed_over = _strangers(given, said, sound)
     verdicts = tuple(_judge(path, replays[path], trust, self_audits) for path in replays)
-    return Report(verdicts, (*between, *problems), (*notes, *passed_over))
+    return Report(verdicts, (*between, *gone, *problems), (*notes, *passed_over))
 
 
 def _compare_ledgers(replays: Sequence[Replay]) -> None:
