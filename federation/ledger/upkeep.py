@@ -95,12 +95,10 @@ def merge(into: Ledger, other: Ledger, *, by: str, reason: str) -> FilterState:
         LedgerError: They are one ledger, or one of them has been merged away, or the first permits
             what the second's subjects were promised not to lose.
     """
-    if into.path.resolve() == other.path.resolve():
-        raise LedgerError(f"{into.path} cannot be merged into itself.")
+    require_mergeable(into, other)
     first, second = sorted((into, other), key=lambda ledger: str(ledger.path.resolve()))
     with first.chain.locked(), second.chain.locked():
         ours, theirs = into.book, other.book
-        _require_not_laxer(ours, theirs)
         spends = theirs.state.beyond(ours.merges.get(theirs.genesis.hash, FilterState()))
         newest = other.chain.records[-1]
         body = {
@@ -116,6 +114,19 @@ def merge(into: Ledger, other: Ledger, *, by: str, reason: str) -> FilterState:
         into.chain.append("merge", body)
         other.chain.append("merged", {"into": ours.genesis.hash})
     return spends
+
+
+def require_mergeable(into: Ledger, other: Ledger) -> None:
+    """Check, before anything is done, that one ledger can take in another.
+
+    Raises:
+        LedgerError: See ``merge``.
+    """
+    if into.path.resolve() == other.path.resolve():
+        raise LedgerError(f"{into.path} cannot be merged into itself.")
+    with into.chain.locked():
+        into.chain.require_open()
+    _require_not_laxer(into.book, other.book)
 
 
 def _require_not_laxer(into: Book, other: Book) -> None:
