@@ -54,11 +54,12 @@ RECOVER_HELP = """Unlock a ledger that was restored from a backup, by spending a
 
 Restore the newest copy first, if there is one: then nothing is lost and this command is not
 needed. Otherwise every open approval, everything that the high-water mark has seen promised, and
-every receipt that you pass (the hub keeps them) is charged, and all approvals end.
+every receipt that you pass (the hub keeps them) is charged, and all approvals end. Pass the hub's
+closings, too: what this site signed at the end of a run says how far its ledger had come.
 
 \b
 Examples:
-  cohortium site recover site.yaml --receipts receipts.json --reason "disk failure"
+  cohortium site recover site.yaml --receipts receipts.json --closings closings.json
   cohortium site recover site.yaml --start-mark     # where no high-water mark was kept before
 """
 
@@ -195,6 +196,9 @@ def recover(  # noqa: PLR0913, PLR0917 - options of a command
     receipts: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Receipts that a hub kept.")
     ] = None,
+    closings: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Closings that a hub kept.")
+    ] = None,
     start_mark: Annotated[
         bool, typer.Option("--start-mark", help="Start a high-water mark where there is none.")
     ] = False,
@@ -202,8 +206,8 @@ def recover(  # noqa: PLR0913, PLR0917 - options of a command
     yes: Yes = False,
 ) -> None:
     """Recover a ledger."""
+    from federation.audit.sources import read_closings, read_receipts
     from federation.cli import show_decide
-    from federation.cli.audit import read_receipts
     from federation.ledger import upkeep
     from federation.site import open_to_recover
 
@@ -217,14 +221,16 @@ def recover(  # noqa: PLR0913, PLR0917 - options of a command
     if start_mark:
         site.ledger.start_mark()
     given = [receipt for path in receipts or () for receipt in read_receipts(path)]
-    lost = upkeep.missing(site.ledger, given)
+    ended = [closing for path in closings or () for closing in read_closings(path)]
+    lost = upkeep.missing(site.ledger, given, closings=ended)
     if lost is None:
         show_decide.say(f"{site.name}: the ledger lacks nothing that anybody here has seen.")
         return
     show_decide.forgotten(site, lost)
     if not (yes or typer.confirm("Spend all of this and end every approval?", err=True)):
         raise FederationError("Nothing was recorded. The ledger stays locked.")
-    upkeep.recover(site.ledger, by=by or operator(), reason=reason, receipts=given)
+    who = {"by": by or operator(), "reason": reason}
+    upkeep.recover(site.ledger, **who, receipts=given, closings=ended)
     show_decide.say(f"{site.name}: recorded. Approve again what is to run.")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from federation.canonical import canonical_json, digest_bytes
 from federation.errors import LedgerError
 from federation.files import private_folder, sync_folder, write_atomically
+from federation.ledger.closings import Closing
 from federation.ledger.entries import Charge
 from federation.ledger.receipts import Receipt
 
@@ -45,20 +46,25 @@ class Outbox:
         return [int(name[:8]) for name in self._unknown(charges)]
 
     def accounted(self) -> set[str]:
-        """Return the heads of receipts that a recovery has paid for."""
+        """Return the heads of receipts and closings that a recovery has paid for."""
         found = (_read_receipt(path) for path in self._aside.glob("*.receipt.json"))
-        return {receipt.head_after for receipt in found if receipt is not None}
+        closings = (_read_closing(path) for path in self._aside.glob("*.closing.json"))
+        heads = {closing.head for closing in closings if closing is not None}
+        return heads | {receipt.head_after for receipt in found if receipt is not None}
 
-    def set_aside(self, charges: Iterable[Charge], receipts: Iterable[Receipt]) -> None:
+    def set_aside(self, charges: Iterable[Charge], paid: Iterable[Receipt | Closing]) -> None:
         """Move what belongs to no charge into a folder of its own, once it is paid for.
 
         Args:
-            receipts: Others' copies of receipts that were paid for.
+            paid: Others' copies of receipts and closings that were paid for.
         """
         aside = private_folder(self._folder) and private_folder(self._aside)
-        for receipt in receipts:
-            name = f"{receipt.charge_seq:08d}-{receipt.head_after[-16:]}.receipt.json"
-            write_atomically(aside / name, canonical_json(receipt.to_json()) + b"\n")
+        for said in paid:
+            if isinstance(said, Closing):
+                name = f"{said.seq:08d}-{said.head[-16:]}.closing.json"
+            else:
+                name = f"{said.charge_seq:08d}-{said.head_after[-16:]}.receipt.json"
+            write_atomically(aside / name, canonical_json(said.to_json()) + b"\n")
         for name in self._unknown(charges):
             for path in self._folder.glob(f"{name.removesuffix('.update')}.*"):
                 path.replace(aside / path.name)
@@ -120,3 +126,11 @@ def _read_receipt(path: Path) -> Receipt | None:
     except (OSError, ValueError, RecursionError):
         return None
     return receipt if receipt.verify() else None
+
+
+def _read_closing(path: Path) -> Closing | None:
+    try:
+        closing = Closing.from_json(json.loads(path.read_bytes()))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return closing if closing.verify() else None

@@ -156,27 +156,34 @@ def _laxer(one: BudgetPolicy, other: BudgetPolicy) -> list[str]:
     return [*found, *(["charges without noise"] if unprotected else [])]
 
 
-def missing(ledger: Ledger, receipts: Iterable[Receipt] = ()) -> Forgotten | None:
-    """Return what this copy has forgotten, by the mark, the outbox and others' receipts.
+def missing(
+    ledger: Ledger, receipts: Iterable[Receipt] = (), *, closings: Iterable[Closing] = ()
+) -> Forgotten | None:
+    """Return what this copy has forgotten, by the mark, the outbox and what others have kept.
 
     Args:
-        receipts: Any that this site has signed; others are passed over.
+        receipts, closings: Any that this site has signed; others are passed over.
     """
     with ledger.chain.locked() as book:
-        return _missing(ledger, book, receipts)
+        return _missing(ledger, book, receipts, closings)
 
 
 def recover(
-    ledger: Ledger, *, by: str, reason: str, receipts: Iterable[Receipt] = ()
+    ledger: Ledger,
+    *,
+    by: str,
+    reason: str,
+    receipts: Iterable[Receipt] = (),
+    closings: Iterable[Closing] = (),
 ) -> Forgotten | None:
     """Spend everything that an older copy may have forgotten, and unlock it.
 
     Every open approval ends, and updates that the copy does not know are set aside. None if the
     copy lacks nothing, and nothing is recorded then.
     """
-    given = list(receipts)
+    given = [*receipts], [*closings]
     with ledger.chain.locked() as book:
-        lost = _missing(ledger, book, given)
+        lost = _missing(ledger, book, *given)
         if lost is not None:
             events = lost.spends.events()
             body = {
@@ -189,12 +196,14 @@ def recover(
             }
             ledger.chain.append_recovery(body)
             # Those by keys that this copy does not know were passed over, so they are not paid for.
-            paid = [receipt for receipt in given if receipt.public_key in book.keys]
+            paid = [said for kind in given for said in kind if said.public_key in book.keys]
             ledger.outbox.set_aside(book.charges.values(), paid)
         return lost
 
 
-def _missing(ledger: Ledger, book: Book, receipts: Iterable[Receipt]) -> Forgotten | None:
+def _missing(
+    ledger: Ledger, book: Book, receipts: Iterable[Receipt], closings: Iterable[Closing]
+) -> Forgotten | None:
     mark = ledger.chain.mark()
     hashes = [record.hash for record in ledger.chain.records]
     if mark is not None and not behind(mark, book.genesis.hash, hashes):
@@ -204,4 +213,7 @@ def _missing(ledger: Ledger, book: Book, receipts: Iterable[Receipt]) -> Forgott
     # A key that this copy does not know may have come in what it has forgotten: the outbox is ours.
     own = [r for r in receipts if r.public_key in book.keys and r.head_after not in paid]
     every = [r for r in (*own, *outbox) if r.ledger == book.genesis.hash and r.verify()]
-    return forgotten(book, mark, every, ledger.outbox.unknown(book.charges.values()))
+    ended = [c for c in closings if c.public_key in book.keys and c.head not in paid]
+    ended = [c for c in ended if c.ledger == book.genesis.hash and c.verify()]
+    unknown = ledger.outbox.unknown(book.charges.values())
+    return forgotten(book, mark, every, unknown, closings=ended)

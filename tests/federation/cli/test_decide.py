@@ -243,6 +243,7 @@ def test_a_restored_backup_is_locked_shown_and_recovered(file, experiment_file, 
     with pytest.raises(LedgerError, match="older copy"):
         cohortium("site", "approve", file, experiment_file, "--yes")
     receipts = ("--receipts", tmp_path / "run" / "receipts.json")
+    receipts += ("--closings", tmp_path / "run" / "closings.json")
     with pytest.raises(FederationError, match="stays locked"):
         cohortium("site", "recover", file, *receipts, answers="n\n")
     shown = cohortium("site", "recover", file, *receipts, "--by", "Dr A", answers="y\n")
@@ -255,6 +256,7 @@ def test_a_restored_backup_is_locked_shown_and_recovered(file, experiment_file, 
     assert [one["kind"] for one in shown["beside"]] == ["recovery"]
     assert "recovery" in cohortium("budget", "show", file).output
     assert "lacks nothing" in cohortium("site", "recover", file, *receipts).output
+    cohortium("audit", "verify", "--trust", site.key.fingerprint, tmp_path / "run", state)
 
 
 def test_a_mark_inside_the_state_folder_is_refused(file):
