@@ -56,10 +56,8 @@ def claims_of(
 
     Args:
         trusted: Whether the reader knows the key.
-        self_audits: What the site's own tests of its noise said.
+        self_audits: What this site's own tests of its noise said.
     """
-    plans = {record.body["plan_digest"] for record in replay.approvals}
-    audits = [audit for audit in self_audits if audit.plan_digest in plans]
     found: dict[About, tuple[Status, str]] = {
         "chain": _chain(replay),
         "identity": _identity(trusted),
@@ -70,7 +68,7 @@ def claims_of(
         "data": _signed(_data(replay), trusted),
         "times": _times(replay),
         "approvals": _signed(_approvals(replay), trusted),
-        "noise": _noise(audits),
+        "noise": _noise(self_audits),
     }
     return tuple(
         Claim(what, *_weighed(replay, about, *found[about])) for about, what in CLAIMS.items()

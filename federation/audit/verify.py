@@ -19,6 +19,7 @@ from federation.audit.evidence import (
     statements,
 )
 from federation.audit.replay import Replay, replay_file
+from federation.audit.self_audits import match_self_audits
 from federation.audit.state import counted
 from federation.ledger.closings import Closing
 from federation.ledger.filter import BudgetPolicy
@@ -195,7 +196,11 @@ def verify_ledgers(
         check_statements(replay, about(replay, said))
     gone, notes = check_heads(given, said, sound)
     problems, passed_over = _strangers(given, said, sound)
-    verdicts = tuple(_judge(path, replays[path], trust, self_audits) for path in replays)
+    audits, violations, unmatched = match_self_audits(given, self_audits)
+    verdicts = tuple(
+        _judge(path, replays[path], trust, audits[n]) for n, path in enumerate(replays)
+    )
+    problems, passed_over = [*problems, *violations], [*passed_over, *unmatched]
     return Report(verdicts, (*between, *gone, *problems), (*notes, *passed_over))
 
 
