@@ -1,6 +1,7 @@
 """Updates as they were released, so that the same request gets the same bytes again."""
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from federation.files import private_folder, sync_folder, write_atomically
 from federation.ledger.closings import Closing
 from federation.ledger.entries import Charge
 from federation.ledger.receipts import Receipt
+
+_NAME = re.compile("[0-9]{8}-[0-9a-f]{16}")
 
 
 class Outbox:
@@ -27,7 +30,7 @@ class Outbox:
         return self.payload_path(charge).with_suffix(".receipt.json")
 
     def require_known(self, charges: Iterable[Charge]) -> None:
-        """Check that every update in the folder belongs to a charge of the ledger.
+        """Check that every update and receipt in the folder belongs to a charge of the ledger.
 
         Raises:
             LedgerError: One does not: the ledger is older than what was released under it.
@@ -35,14 +38,14 @@ class Outbox:
         unknown = self._unknown(charges)
         if unknown:
             raise LedgerError(
-                f"The outbox holds {len(unknown)} updates that the ledger does not know (first: "
-                f"{unknown[0]}): the ledger is an older copy and has forgotten what they cost. "
+                f"The outbox holds {len(unknown)} updates or receipts that the ledger does not know "
+                f"(first: {unknown[0]}): the ledger is an older copy and has forgotten what they cost. "
                 "Nothing is charged. Restore the newest copy; if there is none, 'cohortium site "
                 "recover SITE.yaml' spends all that may have been released since."
             )
 
     def unknown(self, charges: Iterable[Charge]) -> list[int]:
-        """Return the positions of charges that updates here were for and the ledger lacks."""
+        """Return the positions of charges that something here was for and the ledger lacks."""
         return [int(name[:8]) for name in self._unknown(charges)]
 
     def accounted(self) -> set[str]:
@@ -66,7 +69,7 @@ class Outbox:
                 name = f"{said.charge_seq:08d}-{said.head_after[-16:]}.receipt.json"
             write_atomically(aside / name, canonical_json(said.to_json()) + b"\n")
         for name in self._unknown(charges):
-            for path in self._folder.glob(f"{name.removesuffix('.update')}.*"):
+            for path in self._folder.glob(f"{name}.*"):
                 path.replace(aside / path.name)
             sync_folder(aside)
             sync_folder(self._folder)
@@ -76,8 +79,11 @@ class Outbox:
         return self._folder / "forgotten"
 
     def _unknown(self, charges: Iterable[Charge]) -> list[str]:
-        known = {self.payload_path(charge).name for charge in charges}
-        return sorted({path.name for path in self._folder.glob("*.update")} - known)
+        """Return names without their endings: an update may be gone and its receipt still there."""
+        known = {self.payload_path(charge).stem for charge in charges}
+        kept = [*self._folder.glob("*.update"), *self._folder.glob("*.receipt.json")]
+        named = {path.name.partition(".")[0] for path in kept}
+        return sorted({name for name in named if _NAME.fullmatch(name)} - known)
 
     def receipt(self, charge: Charge) -> Receipt | None:
         """Return the receipt as it was signed; None where there is none, or not a whole one."""

@@ -201,3 +201,17 @@ def test_closings_that_this_site_has_not_signed_for_this_ledger_are_passed_over(
     forged = replace(closing, seq=99)
     elsewhere = replace(closing, ledger=digest("another")).signed(world.key)
     assert missing(world.ledger, closings=[forged, elsewhere]) is None
+
+
+def test_a_receipt_in_the_outbox_shows_an_older_copy_also_where_the_update_was_deleted(world):
+    world.approve(charges=3)
+    before = world.ledger.path.read_bytes()
+    world.ledger.release(world.charge(), b"update")
+    (path,) = (world.folder / "outbox").glob("*.update")
+    path.unlink()
+    older(world, before)
+    with pytest.raises(LedgerError, match="older copy"):
+        world.reopened()
+    world.ledger = Ledger.open(world.ledger.path, world.key, recovering=True)
+    assert recover(world.ledger, by="a", reason="b").spends.steps == {(0.25, 1.575): 15}
+    assert missing(world.reopened()) is None
