@@ -38,10 +38,10 @@ class Outbox:
         unknown = self._unknown(charges)
         if unknown:
             raise LedgerError(
-                f"The outbox holds {len(unknown)} updates or receipts that the ledger does not know "
-                f"(first: {unknown[0]}): the ledger is an older copy and has forgotten what they cost. "
-                "Nothing is charged. Restore the newest copy; if there is none, 'cohortium site "
-                "recover SITE.yaml' spends all that may have been released since."
+                f"The outbox holds {len(unknown)} updates or receipts that the ledger does not "
+                f"know (first: {unknown[0]}): the ledger is an older copy and has forgotten what "
+                "they cost. Nothing is charged. Restore the newest copy; if there is none, "
+                "'cohortium site recover SITE.yaml' spends all that may have been released since."
             )
 
     def unknown(self, charges: Iterable[Charge]) -> list[int]:
