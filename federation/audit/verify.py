@@ -319,10 +319,21 @@ def _identify(replay: Replay, trust: Trust | None) -> tuple[str, Identity]:
         text = f"it is signed with {fingerprint}, which is not among the trusted keys"
         replay.problem("identity", text)
         return fingerprint, "unknown"
-    if isinstance(trust, Mapping) and trust.get(replay.site, fingerprint) != fingerprint:
+    if isinstance(trust, Mapping):
+        _check_name(replay, fingerprint, trust)
+    return fingerprint, "trusted"
+
+
+def _check_name(replay: Replay, fingerprint: str, trust: Mapping[str, str]) -> None:
+    """A fingerprint that was given alone is trusted under any name; one beside a name is not."""
+    if trust.get(replay.site, fingerprint) != fingerprint:
         text = f"it calls itself {replay.site!r}, a name that is trusted with another key"
         replay.problem("identity", text)
-    return fingerprint, "trusted"
+        return
+    names = sorted(name for name, key in trust.items() if key == fingerprint)
+    if not {replay.site, fingerprint} & set(names):
+        text = f"it calls itself {replay.site!r}, and its key is trusted as {', '.join(names)}"
+        replay.problem("identity", f"{text}: ask whose it is, then correct the trust file")
 
 
 def _pld(replay: Replay, *, replace_one: bool = False) -> PldEpsilon:
