@@ -31,7 +31,7 @@ from federation.originals import StillThere, drop_from_mirrors, still_there
 from federation.site import Site
 from federation.site_config import PARTS, Part
 from federation.site_data import SiteData
-from federation.usage import UsedBy, runs_by_experiment
+from federation.usage import UsedBy, models_of, runs_by_experiment
 
 PURGE = "purge.json"
 
@@ -316,7 +316,11 @@ def _used_by(site: SiteData, exclusions: list[Exclusion]) -> tuple[UsedBy, ...]:
     runs = runs_by_experiment(site)
     every = [
         UsedBy(
-            site.experiment_name(digest), digest, dict(runs.get(digest, {})), digest not in listed
+            site.experiment_name(digest),
+            digest,
+            dict(runs.get(digest, {})),
+            digest not in listed,
+            models_of(site, runs.get(digest, ())),
         )
         for digest, record in site.ledger.approvals.items()
         if digest in listed or (record.seq <= since and digest in runs)

@@ -183,7 +183,8 @@ def withdraw(
     site.ledger.withdraw(digest, by=by or operator(), reason=reason)
     used = used_by(site, digest)
     if as_json:
-        value = {"format": "cohortium-withdrawal/1", "experiment": digest, "runs": used.runs}
+        value: dict[str, object] = {"format": "cohortium-withdrawal/1", "experiment": digest}
+        value |= {"runs": used.runs, "models": used.models}
         typer.echo(json.dumps(value, indent=1))
     else:
         show_decide.withdrawn(site, used)

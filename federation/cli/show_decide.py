@@ -118,8 +118,9 @@ def withdrawn(site: Site, used: UsedBy) -> None:
     table = Table(title="Runs whose models used the data", box=SIMPLE_HEAD)
     table.add_column("run", overflow="fold")
     table.add_column("updates that left", justify="right")
+    table.add_column("model", overflow="fold")
     for run, updates in used.runs.items():
-        table.add_row(run, str(updates))
+        table.add_row(run, str(updates), used.models.get(run, "none: the run did not end"))
     _results.print(table)
     say("What has left cannot be called back, and what was charged stays charged.")
 

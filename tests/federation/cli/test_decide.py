@@ -147,7 +147,14 @@ def test_refuse_and_withdraw_stand_in_the_ledger(file, experiment_file, tmp_path
         cohortium("site", "withdraw", file, experiment_file, *reason)
     cohortium("site", "approve", file, experiment_file, "--yes")
     shown = cohortium("site", "withdraw", file, experiment.digest(), *reason, "--json")
-    assert json.loads(shown.stdout)["runs"] == {summary.run: 2}
+    told = json.loads(shown.stdout)
+    assert told["runs"] == {summary.run: 2}
+    closing = open_site(file).ledger.book.closings[summary.run]
+    assert told["models"] == {summary.run: closing.body["model_digest"]}
+    assert closing.body["model_digest"].startswith("sha256:")
+    cohortium("site", "approve", file, experiment_file, "--yes")
+    again = cohortium("site", "withdraw", file, experiment.digest(), *reason)
+    assert closing.body["model_digest"][:20] in again.output
     assert kinds(file)[-1] == "withdrawal"
 
 
