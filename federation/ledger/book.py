@@ -22,6 +22,7 @@ class Book:
         approvals: The newest of each experiment, ended ones, too.
         runs: Experiment of each run that took up an approval.
         closings: Closing record of each run that ended.
+        withdrawn: Runs of which nothing is sent again, whatever is approved later.
         merged_into: Ledger that this budget went on in.
     """
 
@@ -39,6 +40,7 @@ class Book:
     losses: set[int] = field(default_factory=set)
     refused: set[tuple[RoundKey, str]] = field(default_factory=set)
     closings: dict[str, Record] = field(default_factory=dict)
+    withdrawn: set[str] = field(default_factory=set)
     merges: dict[str, FilterState] = field(default_factory=dict)
     merged_into: str | None = None
     declaration: Declaration | None = None
@@ -167,6 +169,8 @@ class Book:
 
     def _withdrawal(self, record: Record) -> None:
         self._end(record, "withdrawn")
+        experiment = record.body["experiment_digest"]
+        self.withdrawn |= {run for run, of in self.runs.items() if of == experiment}
 
     def _closing(self, record: Record) -> None:
         approval = self._end(record, "closed")

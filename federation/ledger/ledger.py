@@ -256,14 +256,13 @@ class Ledger:
         """Return what was released for exactly this request before; None if nothing was.
 
         Neither new data nor other software nor the end of the run change what has left once. After
-        a withdrawal nothing is sent again.
+        a withdrawal nothing of the runs before it is sent again, whatever is approved later.
         """
         with self.chain.locked() as book:
             charge = book.charges.get(key)
             if charge is None or charge.work.request_digest != request_digest:
                 return None
-            approval = book.approvals[charge.work.experiment_digest]
-            if charge.seq not in book.releases or approval.ended == "withdrawn":
+            if charge.seq not in book.releases or key.run in book.withdrawn:
                 return None
             return self.stored_release(charge)
 

@@ -140,6 +140,13 @@ class TestTell:
         assert told.points[-1].epsilon > before.points[-1].epsilon
         assert told.steps[0.25, 1.575] == before.steps[0.25, 1.575] + 30
 
+    def test_a_ledger_that_was_merged_away_holds_nothing_any_more(self, open_site):
+        assert tell(open_site.path).promised > tell(open_site.path).points[-1].epsilon
+        open_site.with_record("merged", {"into": digest("other")})
+        told = tell(open_site.path)
+        assert [a.ended for a in told.approvals] == ["merged"]
+        assert told.promised == told.points[-1].epsilon
+
     def test_a_round_without_noise_is_unlimited_from_there_on(self, site):
         values = site.values
         for value in values:

@@ -119,6 +119,9 @@ def test_what_has_left_is_sent_again_until_it_is_withdrawn(world):
     assert world.ledger.resend(charge.key, request_digest=digest("other")) is None
     world.ledger.withdraw(digest("experiment"), by="a", reason="b")
     assert world.ledger.resend(charge.key, **asked) is None
+    world.approve(charges=2)
+    assert world.ledger.resend(charge.key, **asked) is None, "a new approval is of another run"
+    assert world.reopened().resend(charge.key, **asked) is None
 
 
 def test_a_hub_cannot_switch_off_the_record_of_its_equivocation(world, monkeypatch):

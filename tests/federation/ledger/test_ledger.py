@@ -10,6 +10,7 @@ from federation.errors import LedgerError, PrivacyBudgetError, Refused
 from federation.ledger.filter import BudgetPolicy, PoissonGaussian, Unprotected
 from federation.ledger.keys import SiteKey
 from federation.ledger.ledger import Ledger, RoundKey
+from federation.ledger.records import Record, parse_record
 from federation.ledger.upkeep import merge
 from tests.federation.ledger.conftest import EXPERIMENT, World
 
@@ -423,3 +424,18 @@ def test_of_two_runs_that_fit_one_by_one_the_first_is_reserved(world, tmp_path):
     world.ledger.reserve(EXPERIMENT, "run-1")
     with pytest.raises(Refused, match="whole run"):
         world.ledger.reserve(digest("another"), "run-2")
+
+
+def test_totals_that_the_site_itself_signed_anew_are_not_believed_when_it_opens(world):
+    """A cached total is never trusted: every one is recomputed from the records."""
+    world.approve()
+    world.charge()
+    *before, last = world.ledger.path.read_bytes().splitlines(keepends=True)
+    record = parse_record(last[:-1])
+    body = {**record.body, "totals": [total / 2 for total in record.body["totals"]]}
+    made = {"seq": record.seq, "kind": "charge", "previous": record.previous, "at": record.at}
+    changed = Record.signed(world.key, body=body, **made)
+    world.ledger.close()
+    world.ledger.path.write_bytes(b"".join([*before, changed.line]))
+    with pytest.raises(LedgerError, match="its totals are not those of the records"):
+        world.reopened()
