@@ -18,12 +18,15 @@ from federation.audit.evidence import (
     check_statements,
     statements,
 )
+from federation.audit.openings import Opened, opened, problems_of
+from federation.audit.openings import unmatched as unmatched_openings
 from federation.audit.replay import Replay, replay_file
 from federation.audit.self_audits import match_self_audits
 from federation.audit.state import counted
 from federation.ledger.closings import Closing
 from federation.ledger.filter import BudgetPolicy
 from federation.ledger.keys import fingerprint_of
+from federation.ledger.openings import Opening
 from federation.ledger.receipts import Receipt
 
 if TYPE_CHECKING:  # it reads experiments, too, and verifying needs none of that
@@ -167,13 +170,14 @@ def verify_ledger(
     return verdict
 
 
-def verify_ledgers(
+def verify_ledgers(  # noqa: PLR0913 - all but one are named
     paths: Sequence[Path],
     *,
     trust: Trust | None = None,
     receipts: Iterable[Receipt] = (),
     closings: Iterable[Closing] = (),
     self_audits: Sequence["SelfAuditSeen"] = (),
+    openings: Sequence[Opening] = (),
 ) -> Report:
     """Check ledgers together.
 
@@ -182,6 +186,7 @@ def verify_ledgers(
 
     Args:
         self_audits: What sites' own tests of their noise said; it stands beside what is shown.
+        openings: Of commitments to data, as sites gave them to this reader.
     """
     replays = {path: replay_file(path) for path in paths}
     said = statements([*receipts, *closings])
@@ -197,10 +202,12 @@ def verify_ledgers(
     gone, notes = check_heads(given, said, sound)
     problems, passed_over = _strangers(given, said, sound)
     audits, violations, unmatched = match_self_audits(given, self_audits)
-    verdicts = tuple(
-        _judge(path, replays[path], trust, audits[n]) for n, path in enumerate(replays)
-    )
-    problems, passed_over = [*problems, *violations], [*passed_over, *unmatched]
+    found = [opened(replay, openings) for replay in given]
+    of_each = zip(replays.items(), audits, found, strict=True)
+    verdicts = tuple(_judge(*item, trust, seen, told) for item, seen, told in of_each)
+    closed = [text for pair in zip(given, found, strict=True) for text in problems_of(*pair)]
+    problems = [*problems, *violations, *closed]
+    passed_over = [*passed_over, *unmatched, *unmatched_openings(given, openings)]
     return Report(verdicts, (*between, *gone, *problems), (*notes, *passed_over))
 
 
@@ -253,7 +260,11 @@ def _strangers(
 
 
 def _judge(
-    path: Path, replay: Replay, trust: Trust | None, self_audits: Sequence["SelfAuditSeen"]
+    path: Path,
+    replay: Replay,
+    trust: Trust | None,
+    self_audits: Sequence["SelfAuditSeen"],
+    openings: Opened,
 ) -> Verdict:
     fingerprint, identity = _identify(replay, trust)
     replace_one = _replace_one(replay)
@@ -266,7 +277,12 @@ def _judge(
         population=replay.genesis.body["population"] if replay.genesis else "",
         fingerprint=fingerprint,
         identity=identity,
-        claims=claims_of(replay, trusted=identity == "trusted", self_audits=self_audits),
+        claims=claims_of(
+            replay,
+            trusted=identity == "trusted",
+            self_audits=self_audits,
+            openings=openings,
+        ),
         policy=policy,
         spent_epsilon=spent.filter_epsilon if spent else 0.0,
         rdp_epsilon=inf if unprotected else rdp_epsilon,

@@ -73,6 +73,16 @@ Example:
   cohortium site merge site.yaml older-site.yaml --reason "40 patients are in both"
 """
 
+OPEN_HELP = """Write what opens an experiment's data commitment, for an auditor alone.
+
+An approval commits to the data set without telling which it is. Whoever has this file can tell, and
+can tell which other opened experiments were on the same data: give it to nobody else.
+
+\b
+Example:
+  cohortium site open-commitment site.yaml experiment.yaml --out opening.json
+"""
+
 ROTATE_HELP = """Replace the site's signing key; the old key signs that the new one follows it.
 
 \b
@@ -259,6 +269,31 @@ def merge(
         raise FederationError("Nothing was merged.")
     merge_sites(into, ended, by=by or operator(), reason=reason)
     show_decide.say(f"Merged. Now name the images of {other} as a further source in {site_file}.")
+
+
+@app.command("open-commitment", help=OPEN_HELP)
+def open_commitment(
+    site_file: SiteFile,
+    experiment: Annotated[
+        str, typer.Argument(metavar="EXPERIMENT.yaml|DIGEST", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The file for the auditor.")],
+) -> None:
+    """Open a data commitment."""
+    from federation.cli import show_decide
+    from federation.files import write_atomically
+    from federation.site import open_site
+
+    site = open_site(site_file)
+    digest = experiment if experiment.startswith("sha256:") else _digest_of(Path(experiment))
+    text = json.dumps(site.opening(digest).to_json(), indent=1)
+    try:
+        write_atomically(out, text.encode() + b"\n")
+    except OSError as error:
+        raise FederationError(
+            f"{out} cannot be written ({error.strerror}). Give a file in a folder that exists."
+        ) from error
+    show_decide.say(f"{site.name}: {out} opens the commitment. It is for the auditor alone.")
 
 
 @app.command("rotate-key", help=ROTATE_HELP)
