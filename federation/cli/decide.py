@@ -118,13 +118,13 @@ def approve(  # noqa: PLR0913, PLR0917 - options of a command
     approver = by or operator()
     if second_approver is not None and second_approver.casefold() == approver.casefold():
         raise FederationError("The second approver is the first. Name somebody else.")
-    _for_the_ledger(approver, second_approver, ethics_reference, legal_basis)
+    for_the_ledger(approver, second_approver, ethics_reference, legal_basis)
     permission = Permission(
         approver=approver,
         second_approver=second_approver,
         ethics_reference=ethics_reference,
         legal_basis=legal_basis,
-        expires=_end_of(expires) if expires else None,
+        expires=end_of(expires) if expires else None,
         hub_key=site.config.hub.key if site.config.hub else None,
         author=site.require_author(loaded, read_signature(signature_path(experiment))),
     )
@@ -148,7 +148,7 @@ def approve(  # noqa: PLR0913, PLR0917 - options of a command
         show_decide.approved(site, record)
 
 
-def _end_of(text: str) -> str:
+def end_of(text: str) -> str:
     """Return the last second of a day, as records write times."""
     try:
         day = date.fromisoformat(text)
@@ -167,7 +167,7 @@ def refuse(site_file: SiteFile, experiment: ExperimentFile, reason: Reason, by: 
     from federation.site import open_site
 
     site, digest = open_site(site_file), _digest_of(experiment)
-    _for_the_ledger(by, reason)
+    for_the_ledger(by, reason)
     site.ledger.refuse(digest, by=by or operator(), reason=reason)
     show_decide.say(f"{site.name}: refused, with the reason in the ledger.")
 
@@ -189,7 +189,7 @@ def withdraw(
 
     site = open_site(site_file)
     digest = experiment if experiment.startswith("sha256:") else _digest_of(Path(experiment))
-    _for_the_ledger(by, reason)
+    for_the_ledger(by, reason)
     site.ledger.withdraw(digest, by=by or operator(), reason=reason)
     used = used_by(site, digest)
     if as_json:
@@ -222,7 +222,7 @@ def recover(  # noqa: PLR0913, PLR0917 - options of a command
     from federation.ledger import upkeep
     from federation.site import open_to_recover
 
-    _for_the_ledger(by, reason)
+    for_the_ledger(by, reason)
     site = open_to_recover(site_file)
     if start_mark and site.config.high_water_mark is None:
         raise FederationError(
@@ -258,7 +258,7 @@ def merge(
     from federation.merging import merge_sites
     from federation.site import open_site
 
-    _for_the_ledger(by, reason)
+    for_the_ledger(by, reason)
     into, ended = open_site(site_file), open_site(other)
     before, after = into.ledger.spent_epsilon, show_decide.merged_epsilon(into, ended)
     show_decide.say(
@@ -318,7 +318,7 @@ def _digest_of(path: Path) -> str:
     return load_experiment(path).digest()
 
 
-def _for_the_ledger(*texts: str | None) -> None:
+def for_the_ledger(*texts: str | None) -> None:
     from federation.ledger.forms import check_text
 
     for text in texts:
