@@ -58,6 +58,7 @@ NORTH = (
     "receipt_signed_by_a_stranger",
     "receipt_of_a_charge_that_never_was",
     "closing_changed_and_signed_anew",
+    "closing_signed_by_the_other_key",
 )
 SOUTH = (
     "untouched",

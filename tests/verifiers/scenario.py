@@ -67,7 +67,7 @@ SHORT = {**POLICY, "orders": [4, 16, 64], "order_deltas": [3e-6, 3e-6, 4e-6]}
 
 
 def one_site(seed: object) -> Scenario:
-    """Return a site that ran one experiment, changed its key and began another."""
+    """Return a site that ran one experiment, changed its key and ran another."""
     rng = random.Random(f"one site {seed}")
     north = Book("north", "chests", rng, policy=SHORT)
     a, b = north.any_digest(), north.any_digest()
@@ -81,6 +81,7 @@ def one_site(seed: object) -> Scenario:
     north.approve(b, gaussian(0.02, 0.9, 15), 2)
     north.reserve(b, "run-2")
     north.release(north.charge(b, "run-2", (0, 0)))
+    north.close(b, "run-2", {"south": north.any_digest()}, north.any_digest())
     north.refuse(b, "operator", by="Dr. Lund")
     return Scenario({"north": north})
 

@@ -37,6 +37,13 @@ def test_every_file_of_the_folder_belongs_to_a_vector():
     assert used == {path.name for path in FOLDER.glob("*.json*")} - {"expected.json"}
 
 
+def test_a_closing_under_a_rotated_key_is_among_those_in_order():
+    ledger = (FOLDER / "untouched.jsonl").read_text().splitlines()
+    closings = json.loads((FOLDER / "untouched.closings.json").read_text())
+    first = json.loads(ledger[0])["body"]["public_key"]
+    assert {closing["public_key"] == first for closing in closings} == {True, False}
+
+
 def test_all_three_verdicts_are_among_them():
     each = (vector["verdict"] for vector in EXPECTED.values())
     verdicts = {word for said in each for word in ([said] if isinstance(said, str) else said)}
