@@ -45,12 +45,14 @@ class SelfAudits:
 
     Args:
         state: The site's state folder.
+        site: The site's public name, which the files say.
         on_failure: Told, inside an ``except``, of anything that fails. An audit never stops a
             round: what was charged is trained.
     """
 
-    def __init__(self, state: Path, on_failure: OnFailure) -> None:
+    def __init__(self, state: Path, on_failure: OnFailure, *, site: str) -> None:
         self._folder = state / FOLDER
+        self._site = site
         self._on_failure = on_failure
         self._runs: tuple[str, ...] = ()
 
@@ -100,6 +102,7 @@ class SelfAudits:
         try:
             report = audit.report()
             document = {
+                "site": self._site,
                 "experiment": experiment_digest,
                 "run": run,
                 "runs": self._runs,

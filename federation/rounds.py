@@ -219,7 +219,7 @@ class LocalRounds:
     def _train_charged(self, work: "_Work", protected: SubjectDataset) -> bytes:
         """Open protected data. From here on every failure looks the same from outside."""
         request, log = work.request, self._site.log_failure
-        audits = SelfAudits(self._site.config.state, log)
+        audits = SelfAudits(self._site.config.state, log, site=self._site.name)
         audit = audits.open(
             request.experiment_digest,
             request.run,

@@ -209,12 +209,16 @@ def approve(
     *,
     approver: str,
     signature: Signature | None = None,
+    **basis: str | None,
 ) -> None:
     """Record every site's approval in its ledger, or none.
 
     A site whose operator has approved just this before keeps that approval. Everything that can be
     wrong is looked for before the first approval is written. (Another process can still spend a
     site's budget in between; that site then refuses, and says so.)
+
+    Args:
+        basis: ``ethics_reference``, ``legal_basis``, ``expires`` of the ``Permission``.
 
     Raises:
         PrivacyBudgetError: Sites' policies or budgets do not allow it. Each refusal is recorded
@@ -229,7 +233,8 @@ def approve(
     refusing = [site for site in sites if not _quote(experiment, plan, site).admitted]
     refusals = []
     for site in refusing or sites:
-        permission = Permission(approver, author=site.require_author(experiment, signature))
+        author = site.require_author(experiment, signature)
+        permission = Permission(approver, author=author, **basis)
         try:
             if not site.has_approved(experiment, plan):
                 site.approve(experiment, plan, permission)

@@ -20,6 +20,7 @@ from federation.ledger.entries import Terms
 from federation.ledger.filter import BudgetPolicy, FilterState
 from federation.ledger.keys import SITE_KEY, SiteKey
 from federation.ledger.ledger import Ledger
+from federation.ledger.openings import Opening
 from federation.ledger.records import Record
 from federation.ledger.records import now as now_
 from federation.ledger.signed_chain import signing_key
@@ -221,6 +222,25 @@ class Site(SiteData):
         """
         root = (manifest or self.manifest("protected")).root
         return digest_bytes(self._nonce(experiment_digest) + root.encode())
+
+    def opening(self, experiment_digest: str) -> Opening:
+        """Return what opens the commitment of an approval, for an auditor alone.
+
+        Raises:
+            FederationError: It was never approved here, or on data that are others by now.
+        """
+        record = self.ledger.approvals.get(experiment_digest)
+        if record is None:
+            raise FederationError(f"{self.name}: {experiment_digest} was never approved here.")
+        nonce, root = self._nonce(experiment_digest), self.manifest("protected").root
+        opening = Opening(self.name, experiment_digest, nonce.hex(), root)
+        if opening.commitment != record.body["commitment"]:
+            raise FederationError(
+                f"{self.name}: the data are not those that {experiment_digest} was approved for, "
+                "so nothing here opens its commitment. Open it from a backup of the state folder "
+                "of that time."
+            )
+        return opening
 
     def describe(self, experiment_digest: str, manifest: Manifest | None = None) -> Description:
         """Return what this site says of itself to the hub.

@@ -1,7 +1,8 @@
 """Which runs have used a site's data, from its ledger. For the site's own screen."""
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from federation.site import Site
 
@@ -12,6 +13,7 @@ class UsedBy:
 
     Attributes:
         runs: Runs that were charged, with the number of updates that left in each.
+        models: Digest of the model that each run ended with, where it was closed and the hub said.
         on_earlier_data: It was approved on data older than those before this exclusion.
     """
 
@@ -19,6 +21,7 @@ class UsedBy:
     digest: str
     runs: dict[str, int]
     on_earlier_data: bool = False
+    models: dict[str, str] = field(default_factory=dict)
 
 
 def runs_by_experiment(site: Site) -> dict[str, Counter[str]]:
@@ -36,4 +39,12 @@ def runs_by_experiment(site: Site) -> dict[str, Counter[str]]:
 def used_by(site: Site, experiment_digest: str) -> UsedBy:
     """Return what an experiment made of this site's data."""
     runs = dict(runs_by_experiment(site).get(experiment_digest, {}))
-    return UsedBy(site.experiment_name(experiment_digest), experiment_digest, runs)
+    name, models = site.experiment_name(experiment_digest), models_of(site, runs)
+    return UsedBy(name, experiment_digest, runs, models=models)
+
+
+def models_of(site: Site, runs: Iterable[str]) -> dict[str, str]:
+    """Return the digests of the models of those runs that were closed with one."""
+    closings = site.ledger.book.closings
+    ended = {run: closings[run].body["model_digest"] for run in runs if run in closings}
+    return {run: model for run, model in ended.items() if model is not None}

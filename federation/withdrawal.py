@@ -26,11 +26,12 @@ from federation.errors import FederationError
 from federation.exclusions import NO_LEDGER, Exclusion, keep_exclusion, one_at_a_time
 from federation.files import private_folder, sync_folder, write_atomically
 from federation.ledger.forms import check_text
+from federation.ledger.keys import PSEUDONYM_KEY
 from federation.originals import StillThere, drop_from_mirrors, still_there
 from federation.site import Site
 from federation.site_config import PARTS, Part
 from federation.site_data import SiteData
-from federation.usage import UsedBy, runs_by_experiment
+from federation.usage import UsedBy, models_of, runs_by_experiment
 
 PURGE = "purge.json"
 
@@ -108,6 +109,46 @@ def finish_exclusions(site: SiteData) -> None:
     if any(not exclusion.done for exclusion in site.exclusions):
         with one_at_a_time(site.config.state):
             _finish(site)
+
+
+def carry_exclusions(into: Site, other: Site) -> None:
+    """Keep out of one data set whoever was excluded from another; safe to repeat.
+
+    Raises:
+        FederationError: They know people by different keys; or see ``exclude``.
+    """
+    if not other.exclusions:
+        return
+    _require_one_key(into, other)
+    with one_at_a_time(private_folder(into.config.state)):
+        _finish(into)
+        for exclusion in other.exclusions:
+            _carry(into, exclusion)
+        _finish(into)
+
+
+def _carry(into: Site, exclusion: Exclusion) -> None:
+    same = next((e for e in into.exclusions if e.aliases == exclusion.aliases), None)
+    if same is None:
+        experiments, after = _approved_on_present_data(into), _head(into)
+        carried = replace(exclusion, experiments=experiments, after=after, done=False)
+    else:  # its note is there; repeating it changes nothing
+        images = tuple(sorted({*same.images, *exclusion.images}))
+        carried = replace(same, images=images)
+    if carried != same:
+        keep_exclusion(into.config.state, carried)
+
+
+def _require_one_key(into: Site, other: Site) -> None:
+    own, others = (site.key_folder / PSEUDONYM_KEY for site in (into, other))
+    if own.is_file() and own.read_bytes() == others.read_bytes():
+        return
+    raise FederationError(
+        f"{other.name}: {len(other.exclusions)} people were excluded here, and {into.name} knows "
+        "people by another pseudonym key, so it could not keep them out. Nothing was merged. "
+        f"Merge the other way round if nobody was excluded from {into.name}; else take the people "
+        "who are in both out of one data set, and ingest it again."
+    )
 
 
 def _finish(site: SiteData) -> None:
@@ -275,7 +316,11 @@ def _used_by(site: SiteData, exclusions: list[Exclusion]) -> tuple[UsedBy, ...]:
     runs = runs_by_experiment(site)
     every = [
         UsedBy(
-            site.experiment_name(digest), digest, dict(runs.get(digest, {})), digest not in listed
+            site.experiment_name(digest),
+            digest,
+            dict(runs.get(digest, {})),
+            digest not in listed,
+            models_of(site, runs.get(digest, ())),
         )
         for digest, record in site.ledger.approvals.items()
         if digest in listed or (record.seq <= since and digest in runs)

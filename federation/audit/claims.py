@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from federation.audit.evidence import RECEIPT
+from federation.audit.openings import OPENED_TO_ANOTHER, Opened, told
 from federation.audit.state import About, Replay, counted
 
 if TYPE_CHECKING:  # it reads experiments, too, and verifying needs none of that
@@ -27,6 +28,7 @@ CLAIMS: dict[About, str] = {
 }
 NOT_ANCHORED = "tail not anchored: pass --receipts and --closings that others kept"
 _MOST_NAMED = 6
+NOTHING_OPENED = Opened()
 
 
 @dataclass(frozen=True)
@@ -50,16 +52,19 @@ class Claim:
 
 
 def claims_of(
-    replay: Replay, *, trusted: bool, self_audits: Sequence["SelfAuditSeen"] = ()
+    replay: Replay,
+    *,
+    trusted: bool,
+    self_audits: Sequence["SelfAuditSeen"] = (),
+    openings: Opened = NOTHING_OPENED,
 ) -> tuple[Claim, ...]:
     """Return every claim about one ledger, after everything was held against it.
 
     Args:
         trusted: Whether the reader knows the key.
-        self_audits: What the site's own tests of its noise said.
+        self_audits: What this site's own tests of its noise said.
+        openings: Of its commitments to data.
     """
-    plans = {record.body["plan_digest"] for record in replay.approvals}
-    audits = [audit for audit in self_audits if audit.plan_digest in plans]
     found: dict[About, tuple[Status, str]] = {
         "chain": _chain(replay),
         "identity": _identity(trusted),
@@ -67,10 +72,10 @@ def claims_of(
         "totals": _totals(replay),
         "charged": _charged(replay),
         "tail": _tail(replay, trusted),
-        "data": _signed(_data(replay), trusted),
+        "data": _data(replay, openings, trusted),
         "times": _times(replay),
         "approvals": _signed(_approvals(replay), trusted),
-        "noise": _noise(audits),
+        "noise": _noise(self_audits),
     }
     return tuple(
         Claim(what, *_weighed(replay, about, *found[about])) for about, what in CLAIMS.items()
@@ -122,6 +127,8 @@ def _charged(replay: Replay) -> tuple[Status, str]:
     told = f"{counted(len(replay.releases), 'update')} in the ledger, each with its own charge"
     if not num_receipts:
         return "asserted", f"{told}; without receipts, what left is the site's word"
+    if replay.one_sided:
+        return "asserted", f"{told}; of a merge with another ledger only one side is here"
     return "recomputed", f"{told}; {counted(num_receipts, 'receipt')} checked against it"
 
 
@@ -146,11 +153,20 @@ def _signed(why: str, trusted: bool) -> tuple[Status, str]:
     return ("signed" if trusted else "asserted"), why
 
 
-def _data(replay: Replay) -> str:
+def _data(replay: Replay, openings: Opened, trusted: bool) -> tuple[Status, str]:
     number = len({record.body["commitment"] for record in replay.approvals})
+    if openings.wrong:
+        return "contradicted", OPENED_TO_ANOTHER
     if not number:
-        return "nothing was approved"
-    return f"{counted(number, 'commitment')}, not opened: to which data is the site's word so far"
+        return _signed("nothing was approved", trusted)
+    commitments = counted(number, "commitment")
+    if len(openings.roots) == number:
+        return "recomputed", f"{commitments}, opened {told(openings.roots)}"
+    if openings.roots:
+        text = f"{commitments}, {len(openings.roots)} of them opened {told(openings.roots)}"
+        return _signed(text, trusted)
+    text = f"{commitments}, not opened: to which data is the site's word so far"
+    return _signed(text, trusted)
 
 
 def _times(replay: Replay) -> tuple[Status, str]:

@@ -137,7 +137,7 @@ def _released(replay: Replay, release: Record) -> dict[str, Any]:
 
 def _check_lost(replay: Replay, lost: Sequence[Statement]) -> None:
     """Let recoveries excuse what is gone, as far as they have seen and spent it."""
-    seen = max((record.body["seen_seq"] for record in replay.recoveries), default=-1)
+    seen = _seen_by(replay)
     for statement in lost:
         if statement.seq > seen:
             replay.problem("tail", f"{statement.name}: {_why_lost(replay, statement)}")
@@ -163,25 +163,47 @@ def _why_lost(replay: Replay, statement: Statement) -> str:
     return "the ledger does not hold its charge and release: records are missing"
 
 
-def check_heads(replays: Sequence[Replay], said: Sequence[Statement]) -> list[str]:
-    """Hold what sites were shown of each other against each other; return notes on the rest."""
+def check_heads(
+    replays: Sequence[Replay], said: Sequence[Statement], sound: Sequence[Replay]
+) -> tuple[list[str], list[str]]:
+    """Hold what sites were shown of each other against each other.
+
+    Args:
+        sound: Those of the ledgers that break no rule by themselves.
+
+    Returns:
+        What is wrong and accuses nobody, and notes.
+    """
     receipts = [s for s in said if isinstance(s.of, Receipt)]
     pinned = {s.head: s for replay in replays for s in about(replay, receipts)}
-    unknown: dict[str, int] = {}
     for site, head, shown_to in _shown(replays):
-        for replay in (r for r in replays if r.site == site and r is not shown_to):
-            if replay.position(head) is not None:
-                replay.anchored(HEAD, head)
         own = [r for r in replays if r.site == site]
-        if not own or any(r.position(head) is not None for r in own):
-            continue
-        if not _blamed(own, pinned.get(head), shown_to.site):
-            unknown[site] = unknown.get(site, 0) + 1
-    return [
-        f"{counted(count, 'head')} of {site}, shown to others, in no receipt of it and not in its "
-        "ledger: the hub's word alone"
-        for site, count in unknown.items()
-    ]
+        for replay in own:
+            if replay is not shown_to and replay.position(head) is not None:
+                replay.anchored(HEAD, head)
+        if not any(r.position(head) is not None for r in own):
+            _blame(own, pinned.get(head), shown_to.site)
+    return _gone(sound)
+
+
+def _gone(sound: Sequence[Replay]) -> tuple[list[str], list[str]]:
+    """Find heads that sites were shown and that no ledger of whose they were holds."""
+    gone: dict[str, list[str]] = {}
+    for site, head in dict.fromkeys((site, head) for site, head, _ in _shown(sound)):
+        own = [r for r in sound if r.site == site]
+        if own and all(r.position(head) is None for r in own):
+            gone.setdefault(site, []).append(head)
+    problems, notes = [], []
+    for site, heads in gone.items():
+        text = f"{counted(len(heads), 'head')} of {site}, shown to others, in no ledger of it here"
+        if any(r.recoveries for r in sound if r.site == site):
+            notes.append(f"{text}: lost when it fell behind, or the hub's word alone")
+        else:
+            problems.append(
+                f"{text}: {site} or the hub rewrote the past, or a newer copy or another ledger of "
+                f"{site} is missing. Ask the hub for the receipt with {heads[-1]}"
+            )
+    return problems, notes
 
 
 def _shown(replays: Iterable[Replay]) -> Iterator[tuple[str, str, Replay]]:
@@ -194,15 +216,104 @@ def _shown(replays: Iterable[Replay]) -> Iterator[tuple[str, str, Replay]]:
         )
 
 
-def _blamed(own: Sequence[Replay], receipt: Statement | None, shown_to: str) -> bool:
-    """Find the ledger whose site stated this head itself; tell whether there is one."""
+def _blame(own: Sequence[Replay], receipt: Statement | None, shown_to: str) -> None:
+    """Accuse the ledger whose site stated this head itself, if there is one."""
     if receipt is None:
-        return False
+        return
     for replay in own:
         if receipt in about(replay, [receipt]) and receipt.of.site == replay.site:
-            seen = max((r.body["seen_seq"] for r in replay.recoveries), default=-1)
-            if receipt.seq > seen:
+            if receipt.seq > _seen_by(replay):
                 text = f"{shown_to} was shown a head of it that it does not hold any more"
                 replay.problem("tail", f"{text}: its past was rewritten ({receipt.name})")
-            return True
-    return False
+            return
+
+
+def check_merges(sound: Sequence[Replay]) -> list[str]:
+    """Hold the two ledgers of each merge against each other; return what accuses neither.
+
+    Args:
+        sound: Ledgers that break no rule by themselves. A merge of another counts as one whose
+            other ledger was not given: what it charged is the site's word.
+    """
+    return [text for replay in sound for text in (*_merges(replay, sound), *_end(replay, sound))]
+
+
+def _merges(replay: Replay, sound: Sequence[Replay]) -> Iterator[str]:
+    """What a ledger has merged was charged, all of it, up to the record that the merge names."""
+    charged: dict[str, Cost] = {}
+    for record in replay.merges:
+        name, head = record.body["ledger"], record.body["head"]
+        paid = charged.setdefault(name, Cost())
+        for event in record.body["spends"]:
+            paid.add(event_from_json(event))
+        copies = [other for other in sound if other.ledger == name]
+        held = [other for other in copies if other.position(head) is not None]
+        for other in held:
+            _check_merge(replay, record, paid, other)
+        if not held:
+            _one_sided(replay, f"what record {record.seq} charged of ledger {name[:19]}")
+        if copies and not held and not any(other.recoveries for other in copies):
+            yield _unheld(f"the merge in record {record.seq} of {replay.site}", name)
+
+
+def _check_merge(replay: Replay, record: Record, paid: Cost, other: Replay) -> None:
+    if (why := _laxer(replay, other)) is not None:
+        text = f"record {record.seq}: it merges {other.ledger[:19]} into {why}"
+        replay.problem("spent", text)
+    seq, text = record.body["head_seq"], f"record {record.seq}: it merges {other.ledger[:19]}"
+    if other.position(record.body["head"]) != seq:
+        replay.problem("charged", f"{text} and names another position than its head has there")
+    elif not paid.covers(_cost_to(other, seq)):
+        replay.problem("spent", f"{text} for less than that had been charged by its record {seq}")
+
+
+def _laxer(replay: Replay, other: Replay) -> str | None:
+    """A budget is never loosened, and a declaration holds for everybody in it or for nobody."""
+    ours, theirs = replay.policy, other.policy
+    if (replay.declaration is None) != (other.declaration is None):
+        return "one of which only one is declared to be of no human subjects"
+    if ours is None or theirs is None:
+        return None
+    more = ours.epsilon > theirs.epsilon or ours.delta > theirs.delta
+    if more or ours.allow_unprotected > theirs.allow_unprotected:
+        return "a budget that permits more than its subjects were promised"
+    return None
+
+
+def _end(replay: Replay, sound: Sequence[Replay]) -> Iterator[str]:
+    """The ledger in which a merged one goes on has charged it up to its end."""
+    if replay.merged_into is None or replay.head is None:
+        return
+    heirs = [other for other in sound if other.ledger == replay.merged_into]
+    end = (replay.ledger, replay.head.seq - 1, replay.head.previous)
+    named = ("ledger", "head_seq", "head")
+    if any(end == tuple(r.body[n] for n in named) for other in heirs for r in other.merges):
+        return
+    _one_sided(replay, f"that ledger {replay.merged_into[:19]} was charged all of this")
+    if heirs and not any(other.recoveries for other in heirs):
+        yield _unheld(f"that a ledger of {replay.site} was merged away", replay.merged_into)
+
+
+def _unheld(what: str, ledger: str) -> str:
+    return (
+        f"{what} is not borne out by ledger {ledger[:19]}: one of the two was rewritten, or the "
+        "copy of one is older. Ask for the newest of both"
+    )
+
+
+def _one_sided(replay: Replay, what: str) -> None:
+    replay.one_sided = True
+    replay.note(f"{what} was not checked: it takes both ledgers, whole")
+
+
+def _cost_to(replay: Replay, seq: int) -> Cost:
+    """Return what a ledger was charged by this record."""
+    charges = (record for record, _ in replay.charges.values())
+    records = [r for r in (*charges, *replay.recoveries, *replay.merges) if r.seq <= seq]
+    spent = (r.body.get("spends", [r.body.get("event")]) for r in records)
+    return Cost.of(event_from_json(event) for events in spent for event in events)
+
+
+def _seen_by(replay: Replay) -> int:
+    """Return the newest record that a recovery says was there; -1 without one."""
+    return max((record.body["seen_seq"] for record in replay.recoveries), default=-1)

@@ -222,7 +222,7 @@ def _site(verdict: Verdict, audits: Sequence[SelfAuditSeen], attacks: _Attacks) 
         told=told,
         shares=shares,
         months=tuple(_months(told.points)),
-        self_audits=tuple(audit for audit in audits if audit.plan_digest in plans),
+        self_audits=tuple(audit for audit in audits if audit.may_be_of(verdict.site, plans)),
         counts_exact=exact,
         whole=_attack(told, told.steps, told.unprotected, attacks, replace_one=False),
         whole_replace_one=(

@@ -202,11 +202,16 @@ def _audits(report: BoardReport) -> str:
     if not rows:
         return "<p>No self-audit was given, so nothing here speaks to it.</p>\n"
     columns = ("site", "experiment", "verdict", "#rounds", ">as it words it")
-    note = (
-        "<p>A file of a self-audit names the plan and not the site, so it stands beside every site "
-        "that ran that plan.</p>\n"
+    return table("What self-audits concluded", columns, rows) + _unnamed(report)
+
+
+def _unnamed(report: BoardReport) -> str:
+    if all(audit.site is not None for site in report.sites for audit in site.self_audits):
+        return ""
+    return (
+        "<p>A file of a self-audit from an earlier version names the plan and not the site, so it "
+        "stands beside every site that ran that plan.</p>\n"
     )
-    return table("What self-audits concluded", columns, rows) + note
 
 
 def _audit(report: BoardReport, site: SiteAccount, audit: SelfAuditSeen) -> tuple[str, ...]:

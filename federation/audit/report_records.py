@@ -209,6 +209,7 @@ class _Telling:
             "closing": self._closing,
             "recovery": self._recovery,
             "merge": self._merge,
+            "merged": self._merged,
         }
 
     def take(self, record: Record) -> None:
@@ -307,6 +308,12 @@ class _Telling:
 
     def _merge(self, record: Record) -> None:
         self._spend(record, _spent_by(record))
+        self._happens(record)
+
+    def _merged(self, record: Record) -> None:
+        for approval in self._open.values():
+            self._end(approval, record, "merged")
+        self._open.clear()
         self._happens(record)
 
     def _end(self, approval: Approval, record: Record, how: str) -> None:

@@ -1,7 +1,7 @@
 """What may stand beside ledgers: experiment files, and what sites' self-audits concluded."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from federation.experiment import Experiment, load_experiment
 _SUFFIXES = (".yaml", ".yml")
 _MOST_FILES = 2_000
 _MOST_BYTES = 16_000_000
-_FORMAT = "cohortium-self-audit/1"
+_FORMAT, _OF_A_SITE = "cohortium-self-audit/1", "cohortium-site-audit/1"
 _VERDICTS = ("no_evidence_of_violation", "violation", "inconclusive")
 
 
@@ -30,6 +30,7 @@ class SelfAuditSeen:
 
     Attributes:
         source: The file's name.
+        site: As the file names it; None in files of earlier versions.
         verdict: ``no_evidence_of_violation``, ``violation`` or ``inconclusive``.
     """
 
@@ -38,6 +39,11 @@ class SelfAuditSeen:
     verdict: str
     statement: str
     rounds: int
+    site: str | None = None
+
+    def may_be_of(self, site: str, plans: Collection[str]) -> bool:
+        """Tell whether it is of a site which approved these plans, as far as the file says."""
+        return self.plan_digest in plans and self.site in {None, site}
 
 
 def read_experiments(paths: Sequence[Path]) -> Experiments:
@@ -71,13 +77,12 @@ def read_self_audits(paths: Sequence[Path]) -> tuple[SelfAuditSeen, ...]:
     found = []
     for path in paths:
         for file in _files(path, (".json",), "self-audit"):
-            seen = _self_audit(file)
-            if seen is not None:
-                found.append(seen)
-            elif file == path:
+            seen = _self_audits(file)
+            found += seen
+            if not seen and file == path:
                 raise FederationError(
-                    f"{file} is no report of a self-audit. Pass a JSON file from a site's folder "
-                    "'audits', or what 'cohortium site' printed of it."
+                    f"{file} is no report of a self-audit, or of none yet. Pass a JSON file from a "
+                    "site's folder 'audits', or what 'cohortium site audit --json' printed."
                 )
     return tuple(found)
 
@@ -92,19 +97,31 @@ def _files(path: Path, suffixes: tuple[str, ...], what: str) -> Iterator[Path]:
         raise FederationError(f"There is no {what} file or folder {path}. Correct the path.")
 
 
-def _self_audit(path: Path) -> SelfAuditSeen | None:
+def _self_audits(path: Path) -> list[SelfAuditSeen]:
     try:
         if path.stat().st_size > _MOST_BYTES:
-            return None
+            return []
         values: Any = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
-        return None
-    if isinstance(values, dict) and isinstance(values.get("report"), dict):
-        values = values["report"]  # a site's own file, with evidence around it
+        return []
+    if not isinstance(values, dict):
+        return []
+    reports, site = [values], values.get("site")
+    if values.get("format") == _OF_A_SITE and isinstance(values.get("experiments"), list):
+        reports = values["experiments"]
+    elif isinstance(values.get("report"), dict):
+        reports = [values["report"]]  # a site's own file, with evidence around it
+    named = site if isinstance(site, str) else None
+    found = (_self_audit(path, report, named) for report in reports)
+    return [seen for seen in found if seen is not None]
+
+
+def _self_audit(path: Path, values: Any, site: str | None) -> SelfAuditSeen | None:
     if not isinstance(values, dict) or values.get("format") != _FORMAT:
         return None
     rounds, verdict = values.get("rounds"), values.get("verdict")
     if verdict not in _VERDICTS or not isinstance(rounds, int):
         return None
     statement = str(values.get("statement", ""))[:1_000]
-    return SelfAuditSeen(path.name, str(values.get("plan_digest")), verdict, statement, rounds)
+    plan = str(values.get("plan_digest"))
+    return SelfAuditSeen(path.name, plan, verdict, statement, rounds, site)

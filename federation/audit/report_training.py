@@ -123,6 +123,7 @@ def _state(report: BoardReport, one: Approval) -> str:
     ends = {
         "closed": ("good", f"finished on {on}"),
         "recovery": ("warn", f"ended by the recovery of {on}"),
+        "merged": ("warn", f"ended on {on}: the ledger was merged into another"),
         "replaced": ("warn", f"replaced by a newer approval on {on}"),
     }
     return chip(*(ends.get(one.ended) or _open_state(report, one)))

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from federation.audit.state import counted
 from federation.errors import FederationError
 from federation.ledger.closings import Closing
+from federation.ledger.openings import Opening
 from federation.ledger.receipts import Receipt
 
 LEDGER, RECEIPTS, CLOSINGS = "ledger.jsonl", "receipts.json", "closings.json"
@@ -155,6 +156,21 @@ def read_closings(path: Path) -> list[Closing]:
         FederationError: The file is missing, not JSON, or an entry is not a closing.
     """
     return _read_list(path, "closings", CLOSINGS, Closing.from_json)
+
+
+def read_opening(path: Path) -> Opening:
+    """Return what opens one commitment.
+
+    Raises:
+        FederationError: The file is missing, not JSON, or no opening.
+    """
+    try:
+        return Opening.from_json(json.loads(read_text(path, "opening")))
+    except (ValueError, RecursionError) as error:
+        raise FederationError(
+            f"{path} opens no commitment: {error}. Pass the file that 'cohortium site "
+            "open-commitment' wrote, unchanged."
+        ) from error
 
 
 def _read_list(path: Path, what: str, name: str, read: Callable[[object], _T]) -> list[_T]:

@@ -102,6 +102,7 @@ class Replay:
         releases, losses: By the position of the charge that they end.
         closings, recoveries, merges, withdrawals: Those records, oldest first.
         merged_into: The ledger in which this budget goes on.
+        one_sided: The other ledger of one of its merges was not there to be held against it.
         declaration: By whom, and why, the population was said to be of no human subjects.
         noted: What else the site recorded, by kind; it costs nothing.
         num_backward: How often the site's clock went back.
@@ -133,6 +134,7 @@ class Replay:
     merges: list[Record] = field(default_factory=list)
     withdrawals: list[Record] = field(default_factory=list)
     merged_into: str | None = None
+    one_sided: bool = False
     declaration: tuple[str, str] | None = None
     noted: Counter[str] = field(default_factory=Counter)
     num_backward: int = 0
@@ -150,6 +152,11 @@ class Replay:
     def site(self) -> str:
         """The name that the site gives itself; empty without a genesis."""
         return str(self.genesis.body["site"]) if self.genesis else ""
+
+    @property
+    def ledger(self) -> str:
+        """The hash of the genesis record, by which a ledger is known; empty without one."""
+        return self.genesis.hash if self.genesis else ""
 
     @property
     def public_keys(self) -> set[str]:

@@ -14,14 +14,19 @@ from federation.audit.evidence import (
     Statement,
     about,
     check_heads,
+    check_merges,
     check_statements,
     statements,
 )
+from federation.audit.openings import Opened, opened, problems_of
+from federation.audit.openings import unmatched as unmatched_openings
 from federation.audit.replay import Replay, replay_file
+from federation.audit.self_audits import match_self_audits
 from federation.audit.state import counted
 from federation.ledger.closings import Closing
 from federation.ledger.filter import BudgetPolicy
 from federation.ledger.keys import fingerprint_of
+from federation.ledger.openings import Opening
 from federation.ledger.receipts import Receipt
 
 if TYPE_CHECKING:  # it reads experiments, too, and verifying needs none of that
@@ -165,13 +170,14 @@ def verify_ledger(
     return verdict
 
 
-def verify_ledgers(
+def verify_ledgers(  # noqa: PLR0913 - all but one are named
     paths: Sequence[Path],
     *,
     trust: Trust | None = None,
     receipts: Iterable[Receipt] = (),
     closings: Iterable[Closing] = (),
     self_audits: Sequence["SelfAuditSeen"] = (),
+    openings: Sequence[Opening] = (),
 ) -> Report:
     """Check ledgers together.
 
@@ -180,6 +186,7 @@ def verify_ledgers(
 
     Args:
         self_audits: What sites' own tests of their noise said; it stands beside what is shown.
+        openings: Of commitments to data, as sites gave them to this reader.
     """
     replays = {path: replay_file(path) for path in paths}
     said = statements([*receipts, *closings])
@@ -189,12 +196,19 @@ def verify_ledgers(
         _check_randomness(replay)
     # Of what is no ledger the keys are not known: nobody can tell who is a stranger to it.
     sound = [replay for replay in given if replay.genesis and not replay.problems]
+    between = check_merges(sound)
     for replay in given:
         check_statements(replay, about(replay, said))
-    notes = check_heads(given, said)
+    gone, notes = check_heads(given, said, sound)
     problems, passed_over = _strangers(given, said, sound)
-    verdicts = tuple(_judge(path, replays[path], trust, self_audits) for path in replays)
-    return Report(verdicts, tuple(problems), (*notes, *passed_over))
+    audits, violations, unmatched = match_self_audits(given, self_audits)
+    found = [opened(replay, openings) for replay in given]
+    of_each = zip(replays.items(), audits, found, strict=True)
+    verdicts = tuple(_judge(*item, trust, seen, told) for item, seen, told in of_each)
+    closed = [text for pair in zip(given, found, strict=True) for text in problems_of(*pair)]
+    problems = [*problems, *violations, *closed]
+    passed_over = [*passed_over, *unmatched, *unmatched_openings(given, openings)]
+    return Report(verdicts, (*between, *gone, *problems), (*notes, *passed_over))
 
 
 def _compare_ledgers(replays: Sequence[Replay]) -> None:
@@ -246,7 +260,11 @@ def _strangers(
 
 
 def _judge(
-    path: Path, replay: Replay, trust: Trust | None, self_audits: Sequence["SelfAuditSeen"]
+    path: Path,
+    replay: Replay,
+    trust: Trust | None,
+    self_audits: Sequence["SelfAuditSeen"],
+    openings: Opened,
 ) -> Verdict:
     fingerprint, identity = _identify(replay, trust)
     replace_one = _replace_one(replay)
@@ -259,7 +277,12 @@ def _judge(
         population=replay.genesis.body["population"] if replay.genesis else "",
         fingerprint=fingerprint,
         identity=identity,
-        claims=claims_of(replay, trusted=identity == "trusted", self_audits=self_audits),
+        claims=claims_of(
+            replay,
+            trusted=identity == "trusted",
+            self_audits=self_audits,
+            openings=openings,
+        ),
         policy=policy,
         spent_epsilon=spent.filter_epsilon if spent else 0.0,
         rdp_epsilon=inf if unprotected else rdp_epsilon,
@@ -312,10 +335,21 @@ def _identify(replay: Replay, trust: Trust | None) -> tuple[str, Identity]:
         text = f"it is signed with {fingerprint}, which is not among the trusted keys"
         replay.problem("identity", text)
         return fingerprint, "unknown"
-    if isinstance(trust, Mapping) and trust.get(replay.site, fingerprint) != fingerprint:
+    if isinstance(trust, Mapping):
+        _check_name(replay, fingerprint, trust)
+    return fingerprint, "trusted"
+
+
+def _check_name(replay: Replay, fingerprint: str, trust: Mapping[str, str]) -> None:
+    """A fingerprint that was given alone is trusted under any name; one beside a name is not."""
+    if trust.get(replay.site, fingerprint) != fingerprint:
         text = f"it calls itself {replay.site!r}, a name that is trusted with another key"
         replay.problem("identity", text)
-    return fingerprint, "trusted"
+        return
+    names = sorted(name for name, key in trust.items() if key == fingerprint)
+    if not {replay.site, fingerprint} & set(names):
+        text = f"it calls itself {replay.site!r}, and its key is trusted as {', '.join(names)}"
+        replay.problem("identity", f"{text}: ask whose it is, then correct the trust file")
 
 
 def _pld(replay: Replay, *, replace_one: bool = False) -> PldEpsilon:

@@ -9,7 +9,13 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from federation.audit.sources import find_sources, read_closings, read_receipts, read_text
+from federation.audit.sources import (
+    find_sources,
+    read_closings,
+    read_opening,
+    read_receipts,
+    read_text,
+)
 from federation.audit.verify import verify_ledgers
 from federation.cli.audit_report import REPORT_HELP, report
 from federation.cli.show_audit import show
@@ -78,6 +84,10 @@ def verify(  # noqa: PLR0913, PLR0917 - options of a command
         list[Path] | None,
         typer.Option(metavar="FILE|FOLDER", help="A site's own test of its noise. Repeatable."),
     ] = None,
+    opening: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="What a site opened its data commitment with."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Check ledgers and print a verdict on each."""
@@ -90,6 +100,7 @@ def verify(  # noqa: PLR0913, PLR0917 - options of a command
             receipts=[receipt for path in found.receipts for receipt in read_receipts(path)],
             closings=[closing for path in found.closings for closing in read_closings(path)],
             self_audits=_self_audits(self_audit or []),
+            openings=[read_opening(path) for path in opening or ()],
         )
     except FederationError as error:
         Console(stderr=True).print(Text(f"Error: {error}"), soft_wrap=True)

@@ -78,6 +78,8 @@ def report(  # noqa: PLR0913, PLR0917 - options of a command
         Console(stderr=True).print(Text(f"Error: {error}"), soft_wrap=True)
         raise typer.Exit(2) from error
     verdicts = ", ".join(f"{v.site or v.path}: {v.summary}" for v in checked.verdicts)
+    for problem in checked.problems:
+        Console().print(Text(f"PROBLEM {problem}", style="red"), soft_wrap=True)
     Console().print(Text(f"{verdicts}. The report is {out}."), soft_wrap=True)
     raise typer.Exit(0 if checked.ok else 1)
 

@@ -54,11 +54,12 @@ RECOVER_HELP = """Unlock a ledger that was restored from a backup, by spending a
 
 Restore the newest copy first, if there is one: then nothing is lost and this command is not
 needed. Otherwise every open approval, everything that the high-water mark has seen promised, and
-every receipt that you pass (the hub keeps them) is charged, and all approvals end.
+every receipt that you pass (the hub keeps them) is charged, and all approvals end. Pass the hub's
+closings, too: what this site signed at the end of a run says how far its ledger had come.
 
 \b
 Examples:
-  cohortium site recover site.yaml --receipts receipts.json --reason "disk failure"
+  cohortium site recover site.yaml --receipts receipts.json --closings closings.json
   cohortium site recover site.yaml --start-mark     # where no high-water mark was kept before
 """
 
@@ -70,6 +71,16 @@ Then name its images as a further source in the first site file, and ingest.
 \b
 Example:
   cohortium site merge site.yaml older-site.yaml --reason "40 patients are in both"
+"""
+
+OPEN_HELP = """Write what opens an experiment's data commitment, for an auditor alone.
+
+An approval commits to the data set without telling which it is. Whoever has this file can tell, and
+can tell which other opened experiments were on the same data: give it to nobody else.
+
+\b
+Example:
+  cohortium site open-commitment site.yaml experiment.yaml --out opening.json
 """
 
 ROTATE_HELP = """Replace the site's signing key; the old key signs that the new one follows it.
@@ -107,13 +118,13 @@ def approve(  # noqa: PLR0913, PLR0917 - options of a command
     approver = by or operator()
     if second_approver is not None and second_approver.casefold() == approver.casefold():
         raise FederationError("The second approver is the first. Name somebody else.")
-    _for_the_ledger(approver, second_approver, ethics_reference, legal_basis)
+    for_the_ledger(approver, second_approver, ethics_reference, legal_basis)
     permission = Permission(
         approver=approver,
         second_approver=second_approver,
         ethics_reference=ethics_reference,
         legal_basis=legal_basis,
-        expires=_end_of(expires) if expires else None,
+        expires=end_of(expires) if expires else None,
         hub_key=site.config.hub.key if site.config.hub else None,
         author=site.require_author(loaded, read_signature(signature_path(experiment))),
     )
@@ -137,7 +148,7 @@ def approve(  # noqa: PLR0913, PLR0917 - options of a command
         show_decide.approved(site, record)
 
 
-def _end_of(text: str) -> str:
+def end_of(text: str) -> str:
     """Return the last second of a day, as records write times."""
     try:
         day = date.fromisoformat(text)
@@ -156,7 +167,7 @@ def refuse(site_file: SiteFile, experiment: ExperimentFile, reason: Reason, by: 
     from federation.site import open_site
 
     site, digest = open_site(site_file), _digest_of(experiment)
-    _for_the_ledger(by, reason)
+    for_the_ledger(by, reason)
     site.ledger.refuse(digest, by=by or operator(), reason=reason)
     show_decide.say(f"{site.name}: refused, with the reason in the ledger.")
 
@@ -178,11 +189,12 @@ def withdraw(
 
     site = open_site(site_file)
     digest = experiment if experiment.startswith("sha256:") else _digest_of(Path(experiment))
-    _for_the_ledger(by, reason)
+    for_the_ledger(by, reason)
     site.ledger.withdraw(digest, by=by or operator(), reason=reason)
     used = used_by(site, digest)
     if as_json:
-        value = {"format": "cohortium-withdrawal/1", "experiment": digest, "runs": used.runs}
+        value: dict[str, object] = {"format": "cohortium-withdrawal/1", "experiment": digest}
+        value |= {"runs": used.runs, "models": used.models}
         typer.echo(json.dumps(value, indent=1))
     else:
         show_decide.withdrawn(site, used)
@@ -195,6 +207,9 @@ def recover(  # noqa: PLR0913, PLR0917 - options of a command
     receipts: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Receipts that a hub kept.")
     ] = None,
+    closings: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Closings that a hub kept.")
+    ] = None,
     start_mark: Annotated[
         bool, typer.Option("--start-mark", help="Start a high-water mark where there is none.")
     ] = False,
@@ -202,12 +217,12 @@ def recover(  # noqa: PLR0913, PLR0917 - options of a command
     yes: Yes = False,
 ) -> None:
     """Recover a ledger."""
+    from federation.audit.sources import read_closings, read_receipts
     from federation.cli import show_decide
-    from federation.cli.audit import read_receipts
     from federation.ledger import upkeep
     from federation.site import open_to_recover
 
-    _for_the_ledger(by, reason)
+    for_the_ledger(by, reason)
     site = open_to_recover(site_file)
     if start_mark and site.config.high_water_mark is None:
         raise FederationError(
@@ -217,14 +232,16 @@ def recover(  # noqa: PLR0913, PLR0917 - options of a command
     if start_mark:
         site.ledger.start_mark()
     given = [receipt for path in receipts or () for receipt in read_receipts(path)]
-    lost = upkeep.missing(site.ledger, given)
+    ended = [closing for path in closings or () for closing in read_closings(path)]
+    lost = upkeep.missing(site.ledger, given, closings=ended)
     if lost is None:
         show_decide.say(f"{site.name}: the ledger lacks nothing that anybody here has seen.")
         return
     show_decide.forgotten(site, lost)
     if not (yes or typer.confirm("Spend all of this and end every approval?", err=True)):
         raise FederationError("Nothing was recorded. The ledger stays locked.")
-    upkeep.recover(site.ledger, by=by or operator(), reason=reason, receipts=given)
+    who = {"by": by or operator(), "reason": reason}
+    upkeep.recover(site.ledger, **who, receipts=given, closings=ended)
     show_decide.say(f"{site.name}: recorded. Approve again what is to run.")
 
 
@@ -241,7 +258,7 @@ def merge(
     from federation.merging import merge_sites
     from federation.site import open_site
 
-    _for_the_ledger(by, reason)
+    for_the_ledger(by, reason)
     into, ended = open_site(site_file), open_site(other)
     before, after = into.ledger.spent_epsilon, show_decide.merged_epsilon(into, ended)
     show_decide.say(
@@ -252,6 +269,31 @@ def merge(
         raise FederationError("Nothing was merged.")
     merge_sites(into, ended, by=by or operator(), reason=reason)
     show_decide.say(f"Merged. Now name the images of {other} as a further source in {site_file}.")
+
+
+@app.command("open-commitment", help=OPEN_HELP)
+def open_commitment(
+    site_file: SiteFile,
+    experiment: Annotated[
+        str, typer.Argument(metavar="EXPERIMENT.yaml|DIGEST", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The file for the auditor.")],
+) -> None:
+    """Open a data commitment."""
+    from federation.cli import show_decide
+    from federation.files import write_atomically
+    from federation.site import open_site
+
+    site = open_site(site_file)
+    digest = experiment if experiment.startswith("sha256:") else _digest_of(Path(experiment))
+    text = json.dumps(site.opening(digest).to_json(), indent=1)
+    try:
+        write_atomically(out, text.encode() + b"\n")
+    except OSError as error:
+        raise FederationError(
+            f"{out} cannot be written ({error.strerror}). Give a file in a folder that exists."
+        ) from error
+    show_decide.say(f"{site.name}: {out} opens the commitment. It is for the auditor alone.")
 
 
 @app.command("rotate-key", help=ROTATE_HELP)
@@ -276,7 +318,7 @@ def _digest_of(path: Path) -> str:
     return load_experiment(path).digest()
 
 
-def _for_the_ledger(*texts: str | None) -> None:
+def for_the_ledger(*texts: str | None) -> None:
     from federation.ledger.forms import check_text
 
     for text in texts:

@@ -1,6 +1,6 @@
 """``cohortium run``: one experiment over sites on this machine."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +13,7 @@ from federation.errors import FederationError
 from federation.experiment import Experiment, load_experiment
 
 if TYPE_CHECKING:
+    from federation.run import Quote
     from federation.site import Site
 
 ExperimentFile = Annotated[Path, typer.Argument(help="The experiment, a YAML file.")]
@@ -38,19 +39,30 @@ def run(  # noqa: PLR0913 - a command's options
     site: SiteFiles,
     *,
     out: Out = None,
+    ethics_reference: Annotated[
+        str | None, typer.Option(help="Of the ethics vote, such as EK-2026-117.")
+    ] = None,
+    legal_basis: Annotated[str | None, typer.Option(help="Why this is lawful.")] = None,
+    expires: Annotated[
+        str | None, typer.Option(metavar="DATE", help="Last day, as in 2027-06-30 (UTC).")
+    ] = None,
     yes: Yes = False,
     resume: Resume = None,
     as_json: AsJson = False,
 ) -> None:
     """Train over sites on this machine, each paying from its own privacy budget.
 
-    Data is checked and cached first, then you see what each site will pay and are asked once.
+    Data is checked and cached first, then you see exactly what will run and leave at each site
+    that has not approved it yet, and what each will pay, and are asked once.
     With --resume a run that was interrupted goes on after its last round, under its approval.
 
     Example:
 
     $ cohortium run configs/hippocampus.yaml --site north/site.yaml --site lab/site.yaml
     """
+    from federation.cli.decide import end_of, for_the_ledger
+
+    for_the_ledger(ethics_reference, legal_basis)
     loaded = load_experiment(experiment)
     if resume is not None:
         if out is not None:
@@ -66,6 +78,11 @@ def run(  # noqa: PLR0913 - a command's options
         approver=operator(),
         as_json=as_json,
         signature=read_signature(signature_path(experiment)),
+        basis={
+            "ethics_reference": ethics_reference,
+            "legal_basis": legal_basis,
+            "expires": end_of(expires) if expires else None,
+        },
     )
 
 
@@ -78,8 +95,13 @@ def carry_out(  # noqa: PLR0913 - all but two are named
     approver: str,
     as_json: bool,
     signature: Signature | None = None,
+    basis: Mapping[str, str | None] | None = None,
 ) -> None:
     """Do all of a local run with progress on stderr and results on stdout.
+
+    Args:
+        basis: Ethics reference, legal basis and expiry of the approvals; None where no operator
+            decides, and then nobody is shown what exactly would be approved.
 
     Raises:
         FederationError: What the person at the screen can put right.
@@ -103,9 +125,11 @@ def carry_out(  # noqa: PLR0913 - all but two are named
         quotes = quote(experiment, sites)
     show.quote_table(experiment, quotes)
     if all(q.admitted for q in quotes):
+        if basis is not None:
+            _offer(experiment, list(zip(sites, quotes, strict=True)), approver, signature, basis)
         _ask(yes, approver)
     # Where a quote does not fit this raises, and that site's ledger has the refusal on record.
-    approve(experiment, sites, approver=approver, signature=signature)
+    approve(experiment, sites, approver=approver, signature=signature, **(basis or {}))
     _train(experiment, sites, out=out, as_json=as_json, resume=False)
 
 
@@ -135,6 +159,26 @@ def _train(
         show.summary_json(summary)
     else:
         show.summary_table(summary)
+
+
+def _offer(
+    experiment: Experiment,
+    quoted: "Sequence[tuple[Site, Quote]]",
+    approver: str,
+    signature: Signature | None,
+    basis: Mapping[str, str | None],
+) -> None:
+    """Show what each site that has not approved it would approve."""
+    from federation.cli import show_decide
+    from federation.privacy.plan import make_plan
+    from federation.site import Permission
+
+    plan = make_plan(experiment)
+    for site, found in quoted:
+        if not site.has_approved(experiment, plan):
+            author = site.require_author(experiment, signature)
+            terms = site.terms(experiment, plan, Permission(approver, author=author, **basis))
+            show_decide.offer(experiment, plan, found, terms)
 
 
 def _require_new(out: Path) -> None:

@@ -1,5 +1,7 @@
 """What an operator sees before and after deciding. No decisions here."""
 
+from typing import Any
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -47,11 +49,31 @@ def _what(experiment: Experiment, terms: Terms) -> list[tuple[str, str]]:
         ("data use", str(experiment.data_use)),
         ("signed by", terms.author or "nobody"),
         ("task", f"{experiment.task.kind}: {_learnt(experiment)}"),
-        ("network", experiment.model.kind),
+        ("network", f"{experiment.model.kind}; trained: {experiment.trainable}"),
+        ("learns by", _learning(experiment)),
         ("rounds", f"{algorithm.rounds} of {algorithm.steps_per_round} steps ({algorithm.kind})"),
         ("software", f"{versions}  {terms.software}"),
         ("data", f"as they are now: {terms.commitment}"),
     ]
+
+
+def _learning(experiment: Experiment) -> str:
+    parts = {"loss": experiment.loss, "optimiser": experiment.optimizer}
+    told = [f"{what} {_settings(part.model_dump(mode='json'))}" for what, part in parts.items()]
+    augment = experiment.augment
+    versions = _settings(augment.model_dump(mode="json"))
+    return "; ".join([*told, f"augment {versions if augment.changes_anything else 'nothing'}"])
+
+
+def _settings(values: dict[str, Any]) -> str:
+    """Return a part of an experiment in one line, its kind first.
+
+    >>> _settings({"kind": "sgd", "learning_rate": 0.1})
+    'sgd (learning_rate 0.1)'
+    """
+    more = ", ".join(f"{name} {value}" for name, value in values.items() if name != "kind")
+    kind = values.get("kind", "")
+    return f"{kind} ({more})".strip() if kind and more else kind or more
 
 
 def _recipient(hub_key: str | None) -> str:
@@ -117,8 +139,9 @@ def withdrawn(site: Site, used: UsedBy) -> None:
     table = Table(title="Runs whose models used the data", box=SIMPLE_HEAD)
     table.add_column("run", overflow="fold")
     table.add_column("updates that left", justify="right")
+    table.add_column("model", overflow="fold")
     for run, updates in used.runs.items():
-        table.add_row(run, str(updates))
+        table.add_row(run, str(updates), used.models.get(run, "none: the run did not end"))
     _results.print(table)
     say("What has left cannot be called back, and what was charged stays charged.")
 

@@ -217,10 +217,12 @@ def excluded(done: Excluded) -> None:
     if not done.used_by:
         say("No experiment was approved on the data with this subject.")
         return
-    table = _table("Who may have used the earlier data", "experiment", "run", "updates that left")
+    title = "Who may have used the earlier data"
+    table = _table(title, "experiment", "run", "updates that left", "model")
     for used in done.used_by:
         for run, updates in used.runs.items() or [("none", 0)]:
-            table.add_row(*map(Text, (_called(used), run, str(updates))))
+            model = used.models.get(run, "none")
+            table.add_row(*map(Text, (_called(used), run, str(updates), model)))
     _results.print(table)
     say(
         "Updates that left cannot be called back; each was noised within the subject's budget. "
@@ -269,6 +271,7 @@ def excluded_json(done: Excluded) -> None:
                     "experiment": used.name,
                     "digest": used.digest,
                     "runs": used.runs,
+                    "models": used.models,
                     "on_earlier_data": used.on_earlier_data,
                 }
                 for used in done.used_by

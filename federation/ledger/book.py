@@ -22,6 +22,7 @@ class Book:
         approvals: The newest of each experiment, ended ones, too.
         runs: Experiment of each run that took up an approval.
         closings: Closing record of each run that ended.
+        withdrawn: Runs of which nothing is sent again, whatever is approved later.
         merged_into: Ledger that this budget went on in.
     """
 
@@ -39,6 +40,7 @@ class Book:
     losses: set[int] = field(default_factory=set)
     refused: set[tuple[RoundKey, str]] = field(default_factory=set)
     closings: dict[str, Record] = field(default_factory=dict)
+    withdrawn: set[str] = field(default_factory=set)
     merges: dict[str, FilterState] = field(default_factory=dict)
     merged_into: str | None = None
     declaration: Declaration | None = None
@@ -68,17 +70,29 @@ class Book:
         approval = self.approvals.get(experiment_digest)
         return approval if approval is not None and approval.ended is None else None
 
-    def fits(self, event: Event, experiment_digest: str) -> bool:
-        """Tell whether ``event`` fits beside what other open approvals hold."""
-        return self.promised(experiment_digest).admits(self.policy, event)
+    def fits(self, event: Event, experiment_digest: str, at: str) -> bool:
+        """Tell whether ``event`` fits beside what other open approvals hold at this time."""
+        return self.promised(experiment_digest, at=at).admits(self.policy, event)
 
-    def promised(self, experiment_digest: str = "") -> FilterState:
-        """Return the state with everything that other experiments' open approvals hold."""
-        return self.state.after_all(
-            approval.held
-            for digest, approval in self.approvals.items()
-            if digest != experiment_digest and approval.held is not None
-        )
+    def promised(self, experiment_digest: str = "", *, at: str | None = None) -> FilterState:
+        """Return the state with everything that other experiments' open approvals hold.
+
+        Args:
+            at: The present time: those that have expired hold nothing then. None counts them: an
+                older copy may have been charged under them.
+        """
+        return self._beside(experiment_digest, at, reserved=False)
+
+    def fits_reserved(self, approval: Approval, at: str) -> bool:
+        """Tell whether all that an approval holds fits beside what other runs have taken up."""
+        beside = self._beside(approval.record.body["experiment_digest"], at, reserved=True)
+        return approval.held is None or beside.admits(self.policy, approval.held)
+
+    def _beside(self, experiment_digest: str, at: str | None, *, reserved: bool) -> FilterState:
+        others = (a for digest, a in self.approvals.items() if digest != experiment_digest)
+        valid = (a for a in others if at is None or not a.expired(at))
+        taken = (a for a in valid if a.run is not None or not reserved)
+        return self.state.after_all(a.held for a in taken if a.held is not None)
 
     def unfinished(self) -> dict[str, FilterState]:
         """Return, by experiment, what is held, and what was charged and has no release or loss."""
@@ -155,6 +169,8 @@ class Book:
 
     def _withdrawal(self, record: Record) -> None:
         self._end(record, "withdrawn")
+        experiment = record.body["experiment_digest"]
+        self.withdrawn |= {run for run, of in self.runs.items() if of == experiment}
 
     def _closing(self, record: Record) -> None:
         approval = self._end(record, "closed")

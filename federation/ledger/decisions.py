@@ -34,6 +34,8 @@ def why_not_reserved(book: Book, experiment_digest: str, run: str, at: str) -> R
         return Refused(
             "approval_used_up", "an approval is for one run, and another has taken it up"
         )
+    if not book.fits_reserved(approval, at):
+        return Refused("budget", "the whole run would pass the site's limit by now")
     return None
 
 

@@ -118,7 +118,7 @@ class Ledger:
         """
         whole = terms.event.times(terms.charges)
         with self.chain.locked() as book:
-            if not book.fits(whole, terms.experiment_digest):
+            if not book.fits(whole, terms.experiment_digest, now()):
                 self._refuse(terms.experiment_digest, "budget", of=terms)
                 raise PrivacyBudgetError(does_not_fit(book, terms))
             return self.chain.append("approval", terms.to_json())
@@ -174,7 +174,8 @@ class Ledger:
         """Take up an approval for one run, whole, before its first round; repeating it is safe.
 
         Raises:
-            Refused: ``not_approved``, or ``approval_used_up``: another run has taken it up.
+            Refused: ``not_approved``, or ``approval_used_up``: another run has taken it up, or
+                ``budget``: the whole run fits no longer.
         """
         at = now()
         with self.chain.locked() as book:
@@ -255,14 +256,13 @@ class Ledger:
         """Return what was released for exactly this request before; None if nothing was.
 
         Neither new data nor other software nor the end of the run change what has left once. After
-        a withdrawal nothing is sent again.
+        a withdrawal nothing of the runs before it is sent again, whatever is approved later.
         """
         with self.chain.locked() as book:
             charge = book.charges.get(key)
             if charge is None or charge.work.request_digest != request_digest:
                 return None
-            approval = book.approvals[charge.work.experiment_digest]
-            if charge.seq not in book.releases or approval.ended == "withdrawn":
+            if charge.seq not in book.releases or key.run in book.withdrawn:
                 return None
             return self.stored_release(charge)
 
@@ -301,11 +301,11 @@ class Ledger:
 
     def fits(self, event: Event, experiment_digest: str) -> bool:
         """Tell whether ``event`` could be approved now, beside what is held for others."""
-        return self._current().fits(event, experiment_digest)
+        return self._current().fits(event, experiment_digest, now())
 
     def promised(self, experiment_digest: str) -> FilterState:
         """Return what was charged, and what is held for experiments other than this one."""
-        return self._current().promised(experiment_digest)
+        return self._current().promised(experiment_digest, at=now())
 
     def approval_for(self, experiment_digest: str, *, used_up: bool = False) -> Record | None:
         """Return the experiment's open approval, if it has charges left.

@@ -1,14 +1,18 @@
 """Updates as they were released, so that the same request gets the same bytes again."""
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from federation.canonical import canonical_json, digest_bytes
 from federation.errors import LedgerError
 from federation.files import private_folder, sync_folder, write_atomically
+from federation.ledger.closings import Closing
 from federation.ledger.entries import Charge
 from federation.ledger.receipts import Receipt
+
+_NAME = re.compile("[0-9]{8}-[0-9a-f]{16}")
 
 
 class Outbox:
@@ -26,7 +30,7 @@ class Outbox:
         return self.payload_path(charge).with_suffix(".receipt.json")
 
     def require_known(self, charges: Iterable[Charge]) -> None:
-        """Check that every update in the folder belongs to a charge of the ledger.
+        """Check that every update and receipt in the folder belongs to a charge of the ledger.
 
         Raises:
             LedgerError: One does not: the ledger is older than what was released under it.
@@ -34,33 +38,38 @@ class Outbox:
         unknown = self._unknown(charges)
         if unknown:
             raise LedgerError(
-                f"The outbox holds {len(unknown)} updates that the ledger does not know (first: "
-                f"{unknown[0]}): the ledger is an older copy and has forgotten what they cost. "
-                "Nothing is charged. Restore the newest copy; if there is none, 'cohortium site "
-                "recover SITE.yaml' spends all that may have been released since."
+                f"The outbox holds {len(unknown)} updates or receipts that the ledger does not "
+                f"know (first: {unknown[0]}): the ledger is an older copy and has forgotten what "
+                "they cost. Nothing is charged. Restore the newest copy; if there is none, "
+                "'cohortium site recover SITE.yaml' spends all that may have been released since."
             )
 
     def unknown(self, charges: Iterable[Charge]) -> list[int]:
-        """Return the positions of charges that updates here were for and the ledger lacks."""
+        """Return the positions of charges that something here was for and the ledger lacks."""
         return [int(name[:8]) for name in self._unknown(charges)]
 
     def accounted(self) -> set[str]:
-        """Return the heads of receipts that a recovery has paid for."""
+        """Return the heads of receipts and closings that a recovery has paid for."""
         found = (_read_receipt(path) for path in self._aside.glob("*.receipt.json"))
-        return {receipt.head_after for receipt in found if receipt is not None}
+        closings = (_read_closing(path) for path in self._aside.glob("*.closing.json"))
+        heads = {closing.head for closing in closings if closing is not None}
+        return heads | {receipt.head_after for receipt in found if receipt is not None}
 
-    def set_aside(self, charges: Iterable[Charge], receipts: Iterable[Receipt]) -> None:
+    def set_aside(self, charges: Iterable[Charge], paid: Iterable[Receipt | Closing]) -> None:
         """Move what belongs to no charge into a folder of its own, once it is paid for.
 
         Args:
-            receipts: Others' copies of receipts that were paid for.
+            paid: Others' copies of receipts and closings that were paid for.
         """
         aside = private_folder(self._folder) and private_folder(self._aside)
-        for receipt in receipts:
-            name = f"{receipt.charge_seq:08d}-{receipt.head_after[-16:]}.receipt.json"
-            write_atomically(aside / name, canonical_json(receipt.to_json()) + b"\n")
+        for said in paid:
+            if isinstance(said, Closing):
+                name = f"{said.seq:08d}-{said.head[-16:]}.closing.json"
+            else:
+                name = f"{said.charge_seq:08d}-{said.head_after[-16:]}.receipt.json"
+            write_atomically(aside / name, canonical_json(said.to_json()) + b"\n")
         for name in self._unknown(charges):
-            for path in self._folder.glob(f"{name.removesuffix('.update')}.*"):
+            for path in self._folder.glob(f"{name}.*"):
                 path.replace(aside / path.name)
             sync_folder(aside)
             sync_folder(self._folder)
@@ -70,8 +79,11 @@ class Outbox:
         return self._folder / "forgotten"
 
     def _unknown(self, charges: Iterable[Charge]) -> list[str]:
-        known = {self.payload_path(charge).name for charge in charges}
-        return sorted({path.name for path in self._folder.glob("*.update")} - known)
+        """Return names without their endings: an update may be gone and its receipt still there."""
+        known = {self.payload_path(charge).stem for charge in charges}
+        kept = [*self._folder.glob("*.update"), *self._folder.glob("*.receipt.json")]
+        named = {path.name.partition(".")[0] for path in kept}
+        return sorted({name for name in named if _NAME.fullmatch(name)} - known)
 
     def receipt(self, charge: Charge) -> Receipt | None:
         """Return the receipt as it was signed; None where there is none, or not a whole one."""
@@ -120,3 +132,11 @@ def _read_receipt(path: Path) -> Receipt | None:
     except (OSError, ValueError, RecursionError):
         return None
     return receipt if receipt.verify() else None
+
+
+def _read_closing(path: Path) -> Closing | None:
+    try:
+        closing = Closing.from_json(json.loads(path.read_bytes()))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return closing if closing.verify() else None

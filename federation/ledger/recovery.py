@@ -1,10 +1,11 @@
 """What a ledger that has fallen behind must spend: everything that may have been released since."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from federation.errors import LedgerError
 from federation.ledger.book import Book
+from federation.ledger.closings import Closing
 from federation.ledger.filter import FilterState
 from federation.ledger.high_water import Mark
 from federation.ledger.receipts import Receipt
@@ -26,7 +27,12 @@ class Forgotten:
 
 
 def forgotten(
-    book: Book, mark: Mark | None, receipts: Iterable[Receipt], unknown: Sequence[int] = ()
+    book: Book,
+    mark: Mark | None,
+    receipts: Iterable[Receipt],
+    unknown: Sequence[int] = (),
+    *,
+    closings: Iterable[Closing] = (),
 ) -> Forgotten | None:
     """Compare a ledger with what others have seen of it; None where it lacks nothing.
 
@@ -39,13 +45,15 @@ def forgotten(
         receipts: Of this ledger, properly signed, and not accounted for by an earlier recovery;
             those for releases that it holds are passed over.
         unknown: Positions of charges whose updates are in the outbox, and not in the ledger.
+        closings: Like receipts. They say how far the ledger had come, and nothing of the cost.
 
     Raises:
-        LedgerError: An update is unknown whose cost nobody here can tell.
+        LedgerError: An update or a run is unknown whose cost nobody here can tell.
     """
     heads = {seq: release.hash for seq, release in book.releases.items()}
     lost = {r.head_after: r for r in receipts if heads.get(r.charge_seq) != r.head_after}
-    if mark is None and not lost and not unknown:
+    closed = [c for c in closings if _closed(book, c.run) != c.head]
+    if mark is None and not lost and not unknown and not closed:
         return None
     untold = set(unknown) - {r.charge_seq for r in lost.values()}
     spends = _spends(book, mark, lost.values())
@@ -55,14 +63,34 @@ def forgotten(
             "receipt or mark here says what they cost. Ask the hub for its receipts and pass them "
             "with --receipts."
         )
-    seen = (max(unknown, default=-1), NO_RECORD)
-    newest = max(lost.values(), key=lambda r: r.charge_seq, default=None)
-    if newest is not None and newest.charge_seq + 1 > seen[0]:
-        # The release came after the charge, nobody else can say how long after.
-        seen = (newest.charge_seq + 1, newest.head_after)
-    if mark is not None and mark.farthest_seq >= seen[0]:
-        seen = (mark.farthest_seq, mark.farthest_hash)
-    return Forgotten(*seen, spends)
+    if closed and not (mark or lost or unknown or book.unfinished()):
+        raise LedgerError(
+            f"The run {closed[0].run} was closed here, and no approval, receipt or mark says what "
+            "it cost. Ask the hub for its receipts and pass them with --receipts."
+        )
+    return Forgotten(*_newest(mark, lost.values(), unknown, closed), spends)
+
+
+def _closed(book: Book, run: str) -> str | None:
+    record = book.closings.get(run)
+    return record.hash if record is not None else None
+
+
+def _newest(
+    mark: Mark | None,
+    lost: Collection[Receipt],
+    unknown: Sequence[int],
+    closed: Sequence[Closing],
+) -> tuple[int, str]:
+    """Return the newest record that anybody can name; of one position, who knows its hash best."""
+    named = [(seq, NO_RECORD) for seq in unknown]
+    # The release came after the charge, nobody else can say how long after.
+    named += [(receipt.charge_seq + 1, receipt.head_after) for receipt in lost]
+    named += [(closing.seq, closing.head) for closing in closed]
+    if mark is not None:
+        named.append((mark.farthest_seq, mark.farthest_hash))
+    place = max(range(len(named)), key=lambda n: (named[n][0], n))
+    return named[place]
 
 
 def _spends(book: Book, mark: Mark | None, lost: Iterable[Receipt]) -> FilterState:

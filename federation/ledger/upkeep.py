@@ -6,7 +6,7 @@ from federation.canonical import canonical_json
 from federation.errors import LedgerError, Refused
 from federation.ledger.book import Book
 from federation.ledger.closings import Closing
-from federation.ledger.filter import FilterState
+from federation.ledger.filter import BudgetPolicy, FilterState
 from federation.ledger.high_water import behind
 from federation.ledger.keys import SiteKey
 from federation.ledger.ledger import Ledger
@@ -92,10 +92,10 @@ def merge(into: Ledger, other: Ledger, *, by: str, reason: str) -> FilterState:
         What was charged now.
 
     Raises:
-        LedgerError: They are one ledger, or one of them has been merged away.
+        LedgerError: They are one ledger, or one of them has been merged away, or the first permits
+            what the second's subjects were promised not to lose.
     """
-    if into.path.resolve() == other.path.resolve():
-        raise LedgerError(f"{into.path} cannot be merged into itself.")
+    require_mergeable(into, other)
     first, second = sorted((into, other), key=lambda ledger: str(ledger.path.resolve()))
     with first.chain.locked(), second.chain.locked():
         ours, theirs = into.book, other.book
@@ -116,27 +116,74 @@ def merge(into: Ledger, other: Ledger, *, by: str, reason: str) -> FilterState:
     return spends
 
 
-def missing(ledger: Ledger, receipts: Iterable[Receipt] = ()) -> Forgotten | None:
-    """Return what this copy has forgotten, by the mark, the outbox and others' receipts.
+def require_mergeable(into: Ledger, other: Ledger) -> None:
+    """Check, before anything is done, that one ledger can take in another.
+
+    Raises:
+        LedgerError: See ``merge``.
+    """
+    if into.path.resolve() == other.path.resolve():
+        raise LedgerError(f"{into.path} cannot be merged into itself.")
+    with into.chain.locked():
+        into.chain.require_open()
+    _require_not_laxer(into.book, other.book)
+
+
+def _require_not_laxer(into: Book, other: Book) -> None:
+    """A budget is never loosened: nobody of the second may lose more than it permits."""
+    laxer, reverse = _laxer(into.policy, other.policy), _laxer(other.policy, into.policy)
+    if not laxer and (into.declaration is None) == (other.declaration is None):
+        return
+    first, second = (book.genesis.body["population"] for book in (into, other))
+    apart = "Take the people who are in both out of one data set, and ingest it again."
+    if not laxer:
+        raise LedgerError(
+            f"{first} and {second}: one of the two is declared to be of no human subjects, so they "
+            f"cannot have one budget. Nothing was charged. {apart}"
+        )
+    raise LedgerError(
+        f"{first} permits more than {second} does ({', '.join(laxer)}), and the people of {second} "
+        "were promised no more than that. Nothing was charged. "
+        + (apart if reverse else f"Merge the other way round: {first} into {second}.")
+    )
+
+
+def _laxer(one: BudgetPolicy, other: BudgetPolicy) -> list[str]:
+    """Return in what one policy permits more than another."""
+    pairs = {"epsilon": (one.epsilon, other.epsilon), "delta": (one.delta, other.delta)}
+    found = [f"{name} {a:g}, not {b:g}" for name, (a, b) in pairs.items() if a > b]
+    unprotected = one.allow_unprotected and not other.allow_unprotected
+    return [*found, *(["charges without noise"] if unprotected else [])]
+
+
+def missing(
+    ledger: Ledger, receipts: Iterable[Receipt] = (), *, closings: Iterable[Closing] = ()
+) -> Forgotten | None:
+    """Return what this copy has forgotten, by the mark, the outbox and what others have kept.
 
     Args:
-        receipts: Any that this site has signed; others are passed over.
+        receipts, closings: Any that this site has signed; others are passed over.
     """
     with ledger.chain.locked() as book:
-        return _missing(ledger, book, receipts)
+        return _missing(ledger, book, receipts, closings)
 
 
 def recover(
-    ledger: Ledger, *, by: str, reason: str, receipts: Iterable[Receipt] = ()
+    ledger: Ledger,
+    *,
+    by: str,
+    reason: str,
+    receipts: Iterable[Receipt] = (),
+    closings: Iterable[Closing] = (),
 ) -> Forgotten | None:
     """Spend everything that an older copy may have forgotten, and unlock it.
 
     Every open approval ends, and updates that the copy does not know are set aside. None if the
     copy lacks nothing, and nothing is recorded then.
     """
-    given = list(receipts)
+    given = [*receipts], [*closings]
     with ledger.chain.locked() as book:
-        lost = _missing(ledger, book, given)
+        lost = _missing(ledger, book, *given)
         if lost is not None:
             events = lost.spends.events()
             body = {
@@ -149,12 +196,14 @@ def recover(
             }
             ledger.chain.append_recovery(body)
             # Those by keys that this copy does not know were passed over, so they are not paid for.
-            paid = [receipt for receipt in given if receipt.public_key in book.keys]
+            paid = [said for kind in given for said in kind if said.public_key in book.keys]
             ledger.outbox.set_aside(book.charges.values(), paid)
         return lost
 
 
-def _missing(ledger: Ledger, book: Book, receipts: Iterable[Receipt]) -> Forgotten | None:
+def _missing(
+    ledger: Ledger, book: Book, receipts: Iterable[Receipt], closings: Iterable[Closing]
+) -> Forgotten | None:
     mark = ledger.chain.mark()
     hashes = [record.hash for record in ledger.chain.records]
     if mark is not None and not behind(mark, book.genesis.hash, hashes):
@@ -164,4 +213,7 @@ def _missing(ledger: Ledger, book: Book, receipts: Iterable[Receipt]) -> Forgott
     # A key that this copy does not know may have come in what it has forgotten: the outbox is ours.
     own = [r for r in receipts if r.public_key in book.keys and r.head_after not in paid]
     every = [r for r in (*own, *outbox) if r.ledger == book.genesis.hash and r.verify()]
-    return forgotten(book, mark, every, ledger.outbox.unknown(book.charges.values()))
+    ended = [c for c in closings if c.public_key in book.keys and c.head not in paid]
+    ended = [c for c in ended if c.ledger == book.genesis.hash and c.verify()]
+    unknown = ledger.outbox.unknown(book.charges.values())
+    return forgotten(book, mark, every, unknown, closings=ended)

@@ -81,7 +81,7 @@ def opened(audits, plan, randomness=None, run="run-1"):
 
 def test_a_plan_that_changed_under_one_experiment_begins_anew_and_the_log_knows(tmp_path):
     told = []
-    audits, plan = SelfAudits(tmp_path, told.append), make_plan(tiny_experiment())
+    audits, plan = SelfAudits(tmp_path, told.append, site="lab"), make_plan(tiny_experiment())
     audits.keep(DIGEST, "run-1", opened(audits, plan))
     assert opened(audits, plan).evidence().rounds == 2
     other = opened(audits, replace(plan, noise_multiplier=9.0), run="run-2")
@@ -95,7 +95,7 @@ def test_a_plan_that_changed_under_one_experiment_begins_anew_and_the_log_knows(
 @pytest.mark.parametrize("error", [OverflowError, RuntimeError, MemoryError])
 def test_whatever_reading_or_beginning_raises_the_round_goes_on(tmp_path, monkeypatch, error):
     told = []
-    audits, plan = SelfAudits(tmp_path, told.append), make_plan(tiny_experiment())
+    audits, plan = SelfAudits(tmp_path, told.append, site="lab"), make_plan(tiny_experiment())
     audits.keep(DIGEST, "run-1", opened(audits, plan))
 
     def fails(*args, **kwargs):
@@ -140,7 +140,7 @@ def test_evidence_that_cannot_be_kept_stops_no_round(site):
 
 def test_a_run_without_privacy_has_none(tmp_path):
     plan = make_plan(unprotected(tiny_experiment()))
-    audits = SelfAudits(tmp_path, lambda what: pytest.fail(what))
+    audits = SelfAudits(tmp_path, lambda what: pytest.fail(what), site="lab")
     assert opened(audits, plan) is None
 
 

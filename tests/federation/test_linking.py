@@ -10,10 +10,12 @@ from federation.errors import FederationError, LedgerError
 from federation.ledger.filter import FilterState
 from federation.ledger.keys import PSEUDONYM_KEY
 from federation.linking import LinkingFolder, num_in_both
+from federation.merging import merge_sites
 from federation.privacy.plan import make_plan
 from federation.readiness import check_site
 from federation.run import approve, run_experiment
 from federation.site import Permission, open_site
+from federation.withdrawal import exclude
 from tests.conftest import edit
 from tests.experiments import tiny_experiment
 
@@ -106,6 +108,60 @@ def test_merging_charges_the_first_with_both_histories_and_ends_the_second(two, 
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 0, again.output
     assert lab.ledger.state == spent, "a second merge charges nothing again"
+
+
+def merged(two):
+    arguments = ["site", "merge", str(two[0]), str(two[1]), "--reason", "same people", "--yes"]
+    return CliRunner().invoke(app, arguments)
+
+
+def with_source(file, folder):
+    """Name the images of the second data set as a further source of the first."""
+    text = file.read_text()
+    line = next(line for line in text.splitlines() if line.startswith("protected:"))
+    one = line.removeprefix("protected: ")
+    other = one.replace("path: protected", f"path: {folder}")
+    file.write_text(text.replace(line, f"protected:\n- {one}\n- {other}"))
+
+
+def test_whoever_was_excluded_from_the_second_stays_out_after_merging(two):
+    for file in two:
+        edit(file, "path: protected", "subjects: {issuer: LAB}, path: protected")
+    archive = ingested(two[1])
+    ingested(two[0])
+    specimen = sorted((two[1].parent / "protected").iterdir())[0].name
+    done = exclude(archive, specimen, by="test", reason="consent withdrawn")
+    assert merged(two).exit_code == 0
+    lab = open_site(two[0])
+    assert done.subject not in lab.manifest("protected").subjects, "they were in both"
+    notes = [note.body["what"] for note in lab.ledger.book.notes]
+    assert notes == ["exclusion"]
+    with_source(two[0], two[1].parent / "protected")
+    ingested(two[0])
+    lab = open_site(two[0])
+    assert done.subject not in lab.manifest("protected").subjects
+    assert merged(two).exit_code == 0
+    assert [note.body["what"] for note in open_site(two[0]).ledger.book.notes] == notes
+
+
+def test_exclusions_under_another_key_are_not_merged_away(two):
+    edit(two[1], "linking: ../linking\n", "")
+    archive = ingested(two[1])
+    lab = ingested(two[0])
+    specimen = sorted((two[1].parent / "protected").iterdir())[0].name
+    exclude(archive, specimen, by="test", reason="consent withdrawn")
+    with pytest.raises(FederationError, match="another pseudonym key"):
+        merge_sites(lab, archive, by="test", reason="same people")
+    assert lab.exclusions == () and archive.ledger.book.merged_into is None
+
+
+def test_nothing_is_carried_over_into_a_laxer_budget(two):
+    edit(two[1], "epsilon: ", "epsilon: 2 # ")
+    archive, lab = ingested(two[1]), ingested(two[0])
+    exclude(archive, min(archive.manifest("protected").subjects), by="test", reason="withdrawn")
+    with pytest.raises(LedgerError, match="Merge the other way round"):
+        merge_sites(lab, archive, by="test", reason="same people")
+    assert lab.exclusions == ()
 
 
 def test_a_data_set_with_a_key_of_its_own_is_not_linked_silently(two):

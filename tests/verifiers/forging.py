@@ -39,7 +39,8 @@ def recounted(records: list[Record]) -> list[Record]:
     for record in records:
         body = record["body"]
         if "totals" in body:
-            totals = added(totals, body.get("spends") or [body["event"]], orders)
+            events = body["spends"] if "spends" in body else [body["event"]]
+            totals = added(totals, events, orders)
             body["totals"] = totals
     return records
 
@@ -52,17 +53,22 @@ class Mutant:
     trust: list[str]
     site: str
     expected: str | None
+    needs: tuple[str, ...] = ()
 
 
 @dataclass
 class Forger:
-    """One change of one scenario, with its randomness. `papers`: does the site's evidence stay?"""
+    """One change of one scenario, with its randomness.
+
+    `papers`: does the site's evidence stay? `needs`: other sites whose ledgers show the change.
+    """
 
     scenario: Scenario
     rng: random.Random
     site: str = ""
     records: list[Record] = field(default_factory=list)
     papers: bool = False
+    needs: tuple[str, ...] = ()
     trust: list[str] | None = None
 
     def at(self, *sites: str) -> "Forger":
@@ -125,7 +131,7 @@ def mutant(kind: str, seed: int, scenario: Scenario) -> Mutant:
     forger = Forger(scenario, random.Random(f"{kind} {seed}"))
     texts = make(forger)
     trust = scenario.trust if forger.trust is None else forger.trust
-    return Mutant(texts, trust, forger.site, expected)
+    return Mutant(texts, trust, forger.site, expected, forger.needs)
 
 
 def leaves_of(value, path=()) -> Iterator[tuple]:

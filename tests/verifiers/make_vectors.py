@@ -9,9 +9,10 @@ import secrets
 from pathlib import Path
 
 from tests.verifiers import byte_changes, paper_changes, record_changes, value_changes  # noqa: F401
+from tests.verifiers.byte_changes import ALONE, VERIFIED
 from tests.verifiers.forging import CHANGES, mutant
 from tests.verifiers.scenario import Scenario, one_site, site_that_fell_behind
-from tests.verifiers.writer import Book, canonical, text_of
+from tests.verifiers.writer import Book, canonical, gaussian, text_of
 
 FOLDER = Path(__file__).parent / "vectors"
 NORTH = (
@@ -57,6 +58,7 @@ NORTH = (
     "receipt_signed_by_a_stranger",
     "receipt_of_a_charge_that_never_was",
     "closing_changed_and_signed_anew",
+    "closing_signed_by_the_other_key",
 )
 SOUTH = (
     "untouched",
@@ -80,7 +82,9 @@ def main() -> None:
             name = kind if scenario is north else f"{kind}_of_a_site_that_fell_behind"
             changed = mutant(kind, 0, scenario)
             texts = {"": changed.texts.pop(site)}
-            expected[name] = _write(name, texts, changed.texts, changed.trust, CHANGES[kind][1])
+            verdict = CHANGES[kind][1]
+            verdict = VERIFIED if verdict == ALONE else verdict
+            expected[name] = _write(name, texts, changed.texts, changed.trust, verdict)
     expected |= _two_ledgers(north)
     text = json.dumps(expected, indent=1, sort_keys=True)
     (FOLDER / "expected.json").write_text(text + "\n")
@@ -108,6 +112,7 @@ def _two_ledgers(north: Scenario) -> dict:
     other.note("declaration")
     marks = [book.fingerprint, other.fingerprint]
     both = {"": text_of(book.records), ".again": text_of(other.records)}
+    nothing, fair = (_merged_for(north, spends) for spends in ([], [gaussian(steps=40)]))
     older = {"": text_of(book.records), ".older": text_of(book.records[:6])}
     same_key = Book("north", "chests", book.rng, policy=book.policy)
     same_key.key = same_key.first_key = book.first_key
@@ -117,11 +122,29 @@ def _two_ledgers(north: Scenario) -> dict:
     papers = {"receipts": canonical(north.receipts)}
     anew = {"": text_of(same_key.records)}
     names = ("two_ledgers_of_one_population", "ledger_with_an_older_copy", "begun_anew_by_one_key")
+    names += ("merge_that_spends_nothing", "merge_of_all_that_was_charged")
     return {
         names[0]: _write(names[0], both, {}, marks, "contradicted"),
         names[1]: _write(names[1], older, {}, marks[:1], "verified"),
         names[2]: _write(names[2], anew, papers, marks[:1], "contradicted"),
+        names[3]: _write(names[3], *nothing, ["contradicted", "verified"]),
+        names[4]: _write(names[4], *fair, "verified"),
     }
+
+
+def _merged_for(north: Scenario, spends: list[dict]) -> tuple[dict[str, bytes], dict, list[str]]:
+    """Two populations of one site, the older one charged 40 steps and merged into the other."""
+    rng = north.books["north"].rng
+    old, new = Book("north", "chests", rng), Book("north", "all chests", rng)
+    experiment = old.any_digest()
+    old.approve(experiment, gaussian(), 2)
+    old.reserve(experiment, "run-1")
+    for number in range(2):
+        old.release(old.charge(experiment, "run-1", (number, 0)))
+    new.merge(old.name, old.records[-1], spends)
+    old.add("merged", into=new.name)
+    texts = {"": text_of(new.records), ".merged": text_of(old.records)}
+    return texts, {"receipts": canonical(old.receipts)}, [old.fingerprint, new.fingerprint]
 
 
 if __name__ == "__main__":

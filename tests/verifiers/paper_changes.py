@@ -190,6 +190,15 @@ def closing_signed_by_a_stranger(forger):
 
 
 @change(CONTRADICTED)
+def closing_signed_by_the_other_key(forger):
+    """North has two keys: each closing is by the one in force at its record."""
+    papers, paper, place = _papers(forger, "closings", "north")
+    other = next(key for name, key in forger.book.keys.items() if name != paper["public_key"])
+    papers[place] = signed(paper | {"public_key": public(other)}, "closing", other)
+    return forger.texts(closings=papers)
+
+
+@change(CONTRADICTED)
 def closing_record_left_out(forger):
     """The run's closing is gone from the ledger, but was given out."""
     forger.at("north", "west").papers = True

@@ -2,7 +2,7 @@
 
 import copy
 
-from tests.verifiers.byte_changes import CONTRADICTED, VERIFIED
+from tests.verifiers.byte_changes import ALONE, CONTRADICTED
 from tests.verifiers.forging import Forger, change, rechained, recounted
 from tests.verifiers.writer import UNPROTECTED, canonical, gaussian, public, seal, sign, text_of
 
@@ -26,7 +26,7 @@ def charge_removed_and_all_chained_anew(forger):
     return forger.said(records)
 
 
-@change(VERIFIED)
+@change(ALONE)
 def charge_removed_and_papers_withheld(forger):
     return forger.said(recounted(_without_a_charge(forger)))
 
@@ -67,7 +67,7 @@ def totals_of_another_length(forger):
     return forger.said()
 
 
-@change(VERIFIED)
+@change(ALONE)
 def totals_rounded_otherwise(forger):
     for record in _gaussian_totals(forger):
         near = 1 + forger.rng.uniform(-5e-11, 5e-11)
@@ -93,7 +93,7 @@ def more_noise_claimed(forger):
     return forger.said(records)
 
 
-@change(VERIFIED)
+@change(ALONE)
 def more_noise_claimed_and_papers_withheld(forger):
     return forger.said(_quieter(forger))
 
@@ -129,7 +129,7 @@ def clock_moved_past_expiry(forger):
     return forger.said()
 
 
-@change(VERIFIED)
+@change(ALONE)
 def clock_moved(forger):
     record = forger.rng.choice(forger.at().records)
     record["at"] = f"2026-0{forger.rng.randrange(1, 6)}-1{forger.rng.randrange(10)}T23:59:58Z"
@@ -237,7 +237,7 @@ def noise_for_tests(forger):
     return forger.said()
 
 
-@change(VERIFIED)
+@change(ALONE)
 def noise_named_otherwise(forger):
     versions = forger.at().some("release")["body"]["versions"]
     versions["randomness"] = forger.rng.choice(("os", "secure", "Zufall", "insecure-test2"))
@@ -379,8 +379,60 @@ def unprotected_where_it_is_not_allowed(forger):
 @change(CONTRADICTED)
 def protected_after_an_unprotected_merge(forger):
     forger.at("north")
-    forger.some("merge")["body"]["spends"].append(dict(UNPROTECTED))
+    first = next(r for r in forger.records if r["kind"] == "merge")
+    first["body"]["spends"].append(dict(UNPROTECTED))
     return forger.said(recounted(forger.records))
+
+
+@change(CONTRADICTED)
+def merge_that_spends_nothing(forger):
+    """North has charged none of what west was charged, and says that it merged it."""
+    merge = _merge_of_west(forger)
+    merge["body"]["spends"] = []
+    return forger.said(recounted(forger.records))
+
+
+@change(CONTRADICTED)
+def merge_that_spends_a_step_too_little(forger):
+    merge = _merge_of_west(forger)
+    merge["body"]["spends"][0]["steps"] -= 1
+    return forger.said(recounted(forger.records))
+
+
+@change(CONTRADICTED)
+def merge_of_another_head(forger):
+    merge = _merge_of_west(forger)["body"]
+    west = forger.scenario.books["west"].records
+    merge |= forger.rng.choice(({"head": forger.any_digest()}, {"head_seq": 3}))
+    merge |= forger.rng.choice(({}, {"head_seq": len(west) + 5}))
+    return forger.said()
+
+
+@change(CONTRADICTED)
+def merge_into_a_laxer_budget(forger):
+    _merge_of_west(forger)
+    policy = forger.records[0]["body"]["policy"]
+    policy |= forger.rng.choice(({"epsilon": 9.0}, {"delta": 2e-5}))
+    return forger.said()
+
+
+@change(CONTRADICTED)
+def merge_with_one_declaration(forger):
+    _merge_of_west(forger)
+    forger.records[1]["body"]["what"] = "purge"
+    return forger.said()
+
+
+@change(CONTRADICTED)
+def merge_left_out(forger):
+    """West was merged into north, and north has not charged it."""
+    gone = _merge_of_west(forger)["seq"]
+    return forger.said(recounted([r for r in forger.records if r["seq"] != gone]))
+
+
+def _merge_of_west(forger: Forger) -> dict:
+    forger.at("north").needs = ("west",)
+    return [r for r in forger.records if r["kind"] == "merge"][-1]
 
 
 @change(CONTRADICTED)

@@ -50,6 +50,7 @@ def three_sites(seed: object) -> Scenario:
     south, north = Book("south", "lungs", rng), Book("north", "chests", rng)
     west = Book("west", "slides", rng, policy={**POLICY, "allow_unprotected": True})
     north.note("declaration", [a])
+    west.note("declaration")
     _first_run(north, south, west, a)
     _south_falls_behind(south, c)
     _second_run(north, south, b, c)
@@ -57,6 +58,7 @@ def three_sites(seed: object) -> Scenario:
     west.reserve(b, "open-1")
     west.release(west.charge(b, "open-1", (0, 0)))
     west.close(b, "open-1", {"north": north.receipts[-1]["head_after"]})
+    north.merge(west.name, west.records[-1], [gaussian(steps=40), UNPROTECTED])
     west.add("merged", into=north.name)
     return Scenario({book.site: book for book in (north, south, west)})
 
@@ -65,7 +67,7 @@ SHORT = {**POLICY, "orders": [4, 16, 64], "order_deltas": [3e-6, 3e-6, 4e-6]}
 
 
 def one_site(seed: object) -> Scenario:
-    """Return a site that ran one experiment, changed its key and began another."""
+    """Return a site that ran one experiment, changed its key and ran another."""
     rng = random.Random(f"one site {seed}")
     north = Book("north", "chests", rng, policy=SHORT)
     a, b = north.any_digest(), north.any_digest()
@@ -79,6 +81,7 @@ def one_site(seed: object) -> Scenario:
     north.approve(b, gaussian(0.02, 0.9, 15), 2)
     north.reserve(b, "run-2")
     north.release(north.charge(b, "run-2", (0, 0)))
+    north.close(b, "run-2", {"south": north.any_digest()}, north.any_digest())
     north.refuse(b, "operator", by="Dr. Lund")
     return Scenario({"north": north})
 

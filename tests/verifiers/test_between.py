@@ -72,15 +72,30 @@ def test_papers_of_a_ledger_that_was_replaced_are_a_problem(sites, said):
     assert said(texts, other.fingerprint)[-1] == "problems"
 
 
-def test_withheld_with_its_papers_a_replaced_ledger_goes_unseen(sites, said):
-    """Only the heads in the others' records remain, and these are the hub's word."""
+def test_withheld_with_its_papers_a_replaced_ledger_is_shown_by_heads_and_accuses_nobody(
+    sites, said
+):
+    """Only the heads in the others' records remain: the site or the hub rewrote the past."""
     other = site_begun_anew(sites.books["north"])
     papers = {
         sort: canonical([p for p in getattr(sites, sort) if p["site"] != "north"])
         for sort in NOTHING
     }
     texts = {**sites.texts(), "north": text_of(other.records), **papers}
-    assert said(texts, other.fingerprint) == [VERIFIED] * 3
+    assert said(texts, other.fingerprint) == [VERIFIED] * 3 + ["problems"]
+
+
+def test_heads_of_a_ledger_that_is_not_given_are_no_problem(sites, said):
+    texts = {name: text for name, text in sites.texts().items() if name not in ("north", *NOTHING)}
+    assert said({**texts, **NOTHING}) == [VERIFIED] * 2
+
+
+def test_a_recovery_excuses_heads_that_are_gone(sites, said):
+    """South's copy ends before its newest releases, which north was shown; it had recovered."""
+    south = sites.books["south"]
+    recovery = next(r["seq"] for r in south.records if r["kind"] == "recovery")
+    text = text_of(south.records[: recovery + 1])
+    assert said({**sites.texts(), "south": text, **NOTHING}) == [VERIFIED] * 3
 
 
 def test_a_stranger_who_signs_in_a_sites_name_does_not_contradict_it(sites, said):

@@ -35,6 +35,7 @@ from tests.leaks.planting import lay_out
 
 EXPERIMENT = tiny_experiment(retries=20, min_sites=1)
 MOST_KILLS = 400
+MOST_AIMED = 5
 # States to begin with, and how often the site was interrupted by then.
 STARTS = {"fresh": 0, "charged": 1, "released": 1, "torn": 1}
 
@@ -244,7 +245,8 @@ def at_random(trials: Trials, num_kills: int) -> dict[str, object]:
     """Kill at random times, a few times in a row, until every phase was hit.
 
     Some are random in the whole of a round, more soon after a random call: most calls take no time,
-    and a round spends most of its own in two or three places.
+    and a round spends most of its own in two or three places. Phases that chance has missed are
+    aimed at in the end: soon after each call in turn.
     """
     generator, kills, lives, trials.slowly = random.Random(0), 0, 0, True
     started = time.monotonic()
@@ -261,6 +263,13 @@ def at_random(trials: Trials, num_kills: int) -> dict[str, object]:
                 here += trials.kill(patience_s=generator.uniform(0, seconds))
         trials.finish(here, ("random", lives))
         kills, lives = kills + here, lives + 1
+    for number in [*range(num_calls)] * MOST_AIMED:
+        if len(trials.phases) == len(PHASES):
+            break
+        trials.put_back("fresh")
+        here = trials.kill(after=number, patience_s=generator.uniform(0, 0.001))
+        trials.finish(int(here), ("aimed", number))
+        kills += here
     return {"kills": kills, "lives": lives, "seconds": seconds}
 
 

@@ -1,4 +1,8 @@
-"""Killed at any moment of a round, a site has charged for whatever it sent, and goes on."""
+"""Killed at any moment of a round, a site has charged for whatever it sent, and goes on.
+
+``pytest -s tests/e2e/kills`` prints how often each phase of a round was hit; ``--junitxml`` keeps
+it.
+"""
 
 import json
 import subprocess
@@ -36,8 +40,11 @@ def kills(folder, *how):
 
 
 @pytest.mark.slow
-def test_a_kill_at_each_durable_call_of_a_round_costs_one_charge_and_leaks_none(tmp_path):
+def test_a_kill_at_each_durable_call_of_a_round_costs_one_charge_and_leaks_none(
+    tmp_path, record_property
+):
     found = kills(tmp_path, "points")
+    record_property("phases", found["phases"])
     assert found["wrong"] == []
     assert set(found["points"]["fresh"]) >= DURABLE
     assert "ftruncate ledger" in found["points"]["torn"]
@@ -48,9 +55,9 @@ def test_a_kill_at_each_durable_call_of_a_round_costs_one_charge_and_leaks_none(
 
 
 @pytest.mark.slow
-def test_two_hundred_kills_at_random_times_of_a_round_leak_none(tmp_path):
+def test_two_hundred_kills_at_random_times_of_a_round_leak_none(tmp_path, record_property):
     found = kills(tmp_path, "random", "200")
+    record_property("phases", found["phases"])
     assert found["wrong"] == []
     assert found["kills"] >= 200
-    # Where chance strikes depends on the machine; the test above strikes everywhere.
-    assert sum(map(bool, found["phases"].values())) >= 5, found["phases"]
+    assert all(found["phases"].values()), found["phases"]

@@ -86,8 +86,8 @@ class Hospital:
         return cls(ledger, key, key.fingerprint)
 
     @property
-    def head(self) -> str:
-        return self.receipts[-1].head_after if self.receipts else digest("none")
+    def head(self) -> str | None:
+        return self.receipts[-1].head_after if self.receipts else None
 
 
 def terms_of(experiment: Experiment, event: PoissonGaussian, site: str, **more) -> Terms:
@@ -129,7 +129,7 @@ class Run:
                     experiment_digest=self.experiment.digest(),
                     plan_digest=plan_of(self.experiment),
                     event=self.event,
-                    heads={s.ledger.site: s.head for s in self.sites if s is not site},
+                    heads={s.ledger.site: s.head for s in self.sites if s is not site and s.head},
                 )
                 if (site.ledger.site, number) in lost:
                     site.ledger.lose(charge)
@@ -336,8 +336,13 @@ def _ask_too_much(north: Hospital, brains: Experiment, attempt: int) -> None:
 def _audits(folder: Path, brains: Experiment, lungs: Experiment) -> None:
     folder.mkdir(exist_ok=True)
     told = {
-        "north-clinic-a": (brains, "no_evidence_of_violation", 12, "no evidence of violation; "),
-        "valley-b": (lungs, "inconclusive", 8, "inconclusive: too few steps to show reuse; "),
+        "north-clinic": (brains, "no_evidence_of_violation", 12, "no evidence of violation; "),
+        "valley-institute": (
+            lungs,
+            "inconclusive",
+            8,
+            "inconclusive: too few steps to show reuse; ",
+        ),
     }
     for name, (experiment, verdict, rounds, words) in told.items():
         values = {
@@ -347,7 +352,7 @@ def _audits(folder: Path, brains: Experiment, lungs: Experiment) -> None:
             "plan_digest": plan_of(experiment),
             "rounds": rounds,
         }
-        (folder / f"{name}.json").write_text(json.dumps({"report": values}))
+        (folder / f"{name}.json").write_text(json.dumps({"site": name, "report": values}))
 
 
 HOSTILE = "<script>document.title='owned'</script><img src=http://127.0.0.1:9/x onerror=1>\"'&"

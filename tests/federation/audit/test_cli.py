@@ -4,7 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from federation.cli.audit import app
-from tests.federation.audit.conftest import PLAN
+from tests.federation.audit.conftest import EXPERIMENT, PLAN
 
 runner = CliRunner()
 
@@ -154,6 +154,58 @@ def test_a_self_audit_stands_beside_the_claim_that_noise_was_drawn(
     (noise,) = [claim for claim in ledger["claims"] if claim["what"] == "noise was drawn"]
     assert noise["status"] == status
     assert f"{verdict.replace('_', ' ')} (plan {PLAN[7:15]})" in noise["why"]
+
+
+def self_audit(path, verdict="violation", **more):
+    report = {"format": "cohortium-self-audit/1", "verdict": verdict, "rounds": 3}
+    path.write_text(json.dumps({**report, "plan_digest": PLAN, **more}))
+    return path
+
+
+def noise(result):
+    found = json.loads(result.output)["ledgers"]
+    return [c["status"] for ledger in found for c in ledger["claims"] if "noise" in c["what"]]
+
+
+def test_a_violation_that_a_site_itself_has_found_is_a_problem_and_exits_1(site, files, tmp_path):
+    audit = self_audit(tmp_path / "audit.json")
+    result = verify(*files, "--self-audit", audit)
+    assert result.exit_code == 1
+    assert "a self-audit of hospital-a (audit.json) found a violation" in result.output
+    done = runner.invoke(
+        app,
+        ["report", *files, "--self-audit", str(audit), "--out", str(tmp_path / "report.html")],
+    )
+    assert done.exit_code == 1 and "found a violation" in done.output
+    page = (tmp_path / "report.html").read_text()
+    assert "found a violation" in page and "Verified." not in page
+
+
+def test_a_self_audit_accuses_the_site_that_it_names_alone(tmp_path, make_site):
+    sites = [make_site(tmp_path / name, site=name) for name in ("hospital-a", "hospital-b")]
+    trust = ",".join(site.key.fingerprint for site in sites)
+    audit = self_audit(tmp_path / "audit.json", site="hospital-b")
+    result = verify(tmp_path, "--trust", trust, "--self-audit", audit, "--json")
+    assert noise(result) == ["asserted", "contradicted"] and result.exit_code == 1
+
+
+def test_a_self_audit_that_names_no_site_accuses_none_of_several(tmp_path, make_site):
+    sites = [make_site(tmp_path / name, site=name) for name in ("hospital-a", "hospital-b")]
+    trust = ",".join(site.key.fingerprint for site in sites)
+    audit = self_audit(tmp_path / "audit.json")
+    result = verify(tmp_path, "--trust", trust, "--self-audit", audit, "--json")
+    assert noise(result) == ["asserted"] * 2 and result.exit_code == 1
+    assert "names no site" in result.output and "hospital-a or hospital-b" in result.output
+
+
+def test_what_site_audit_prints_as_json_is_read(site, files, tmp_path):
+    report = json.loads(self_audit(tmp_path / "one.json", "inconclusive").read_text())
+    values = {"format": "cohortium-site-audit/1", "site": "hospital-a"}
+    told = [{"experiment": EXPERIMENT, "runs": ["run-1"], **report}]
+    (tmp_path / "site.json").write_text(json.dumps({**values, "experiments": told}))
+    result = verify(*files, "--self-audit", tmp_path / "site.json", "--json")
+    assert result.exit_code == 0
+    assert "inconclusive" in result.output
 
 
 def test_no_ledger_exits_2():

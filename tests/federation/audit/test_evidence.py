@@ -288,13 +288,24 @@ def test_a_site_that_rewrites_what_others_were_shown_is_found_with_its_receipt(p
     assert "hospital-b was shown a head of it that it does not hold any more" in found
 
 
-def test_a_head_that_nobody_can_vouch_for_is_the_hubs_word(make_site, tmp_path):
+def test_a_rewriting_that_only_heads_show_is_a_problem_that_accuses_nobody(pair):
+    first, _ = pair
+    values = first.values
+    values[6]["body"]["update_digest"] = digest("another update")
+    first.rewrite(values)
+    report = verify_pair(pair)
+    assert all(v.ok for v in report.verdicts) and not report.ok
+    (problem,) = report.problems
+    assert "hospital-a or the hub rewrote the past" in problem
+    assert first.receipts[1].head_after in problem
+
+
+def test_a_head_that_nobody_can_vouch_for_accuses_nobody(make_site, tmp_path):
     first = make_site(tmp_path / "a", site="hospital-a")
     second = make_site(tmp_path / "b", site="hospital-b", heads={"hospital-a": digest("made up")})
     report = verify_pair((first, second), receipts=first.receipts)
-    assert report.ok
-    (note,) = report.notes
-    assert note.startswith("1 head of hospital-a, shown to others, in no receipt of it")
+    assert all(v.ok for v in report.verdicts) and not report.ok
+    assert report.problems[0].startswith("1 head of hospital-a, shown to others, in no ledger")
 
 
 def test_a_head_of_a_site_whose_ledger_is_not_given_says_nothing(pair):
@@ -309,7 +320,9 @@ def test_a_head_that_was_lost_is_excused_by_the_recovery(restored, make_site, tm
     report = verify_pair((restored, other), receipts=restored.receipts)
     assert "its past was rewritten" in "; ".join(report.verdicts[0].problems)
     recovered(restored, restored.receipts)
-    assert verify_pair((restored, other), receipts=restored.receipts).ok
+    report = verify_pair((restored, other), receipts=restored.receipts)
+    assert report.ok
+    assert "lost when it fell behind, or the hub's word alone" in report.notes[0]
 
 
 def test_two_copies_of_one_ledger_that_part_ways_contradict_each_other(open_site, tmp_path):

@@ -72,8 +72,8 @@ class TestBoardReport:
         )
         assert not north.counts_exact and north.whole_replace_one is None
 
-    def test_self_audits_stand_beside_the_sites_that_ran_their_plan(self, report):
-        assert [len(site.self_audits) for site in report.sites] == [1, 2, 1]
+    def test_self_audits_stand_beside_the_site_that_they_name(self, report):
+        assert [len(site.self_audits) for site in report.sites] == [1, 0, 1]
 
     def test_the_sample_is_verified(self, report):
         assert report.report.ok and not report.contradicted
@@ -139,6 +139,13 @@ class TestTell:
         assert told.points[-1].cause == "merge"
         assert told.points[-1].epsilon > before.points[-1].epsilon
         assert told.steps[0.25, 1.575] == before.steps[0.25, 1.575] + 30
+
+    def test_a_ledger_that_was_merged_away_holds_nothing_any_more(self, open_site):
+        assert tell(open_site.path).promised > tell(open_site.path).points[-1].epsilon
+        open_site.with_record("merged", {"into": digest("other")})
+        told = tell(open_site.path)
+        assert [a.ended for a in told.approvals] == ["merged"]
+        assert told.promised == told.points[-1].epsilon
 
     def test_a_round_without_noise_is_unlimited_from_there_on(self, site):
         values = site.values

@@ -53,6 +53,12 @@ def test_trust_by_name(site):
     assert verify_ledger(mine, trust={"hospital-a": fingerprint}).ok
     other = {"hospital-a": "SHA256:" + "A" * 43, "lab": fingerprint}
     assert "trusted with another key" in verify_ledger(mine, trust=other).problems[0]
+    elsewhere = verify_ledger(mine, trust={"lab": fingerprint, "ward": fingerprint})
+    assert not elsewhere.ok and elsewhere.identity == "trusted"
+    assert "'hospital-a', and its key is trusted as lab, ward" in elsewhere.problems[0]
+    both = {"lab": fingerprint, "hospital-a": fingerprint}
+    assert verify_ledger(mine, trust=both).ok
+    assert verify_ledger(mine, trust={"lab": fingerprint, fingerprint: fingerprint}).ok
     nobody = verify_ledger(mine, trust={"lab": "SHA256:" + "A" * 43})
     assert "not among the trusted keys" in nobody.problems[0]
 

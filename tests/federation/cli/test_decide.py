@@ -3,6 +3,7 @@
 import json
 import shutil
 from datetime import UTC, datetime
+from hashlib import sha256
 
 import pytest
 import yaml
@@ -147,8 +148,38 @@ def test_refuse_and_withdraw_stand_in_the_ledger(file, experiment_file, tmp_path
         cohortium("site", "withdraw", file, experiment_file, *reason)
     cohortium("site", "approve", file, experiment_file, "--yes")
     shown = cohortium("site", "withdraw", file, experiment.digest(), *reason, "--json")
-    assert json.loads(shown.stdout)["runs"] == {summary.run: 2}
+    told = json.loads(shown.stdout)
+    assert told["runs"] == {summary.run: 2}
+    closing = open_site(file).ledger.book.closings[summary.run]
+    assert told["models"] == {summary.run: closing.body["model_digest"]}
+    assert closing.body["model_digest"].startswith("sha256:")
+    cohortium("site", "approve", file, experiment_file, "--yes")
+    again = cohortium("site", "withdraw", file, experiment.digest(), *reason)
+    assert closing.body["model_digest"][:20] in again.output
     assert kinds(file)[-1] == "withdrawal"
+
+
+def test_a_commitment_is_opened_for_an_auditor_and_not_once_the_data_are_others(
+    file, experiment_file, tmp_path
+):
+    out, site = tmp_path / "opening.json", open_site(file)
+    with pytest.raises(FederationError, match="never approved"):
+        cohortium("site", "open-commitment", file, experiment_file, "--out", out)
+    cohortium("site", "approve", file, experiment_file, "--yes")
+    cohortium("site", "open-commitment", file, experiment_file, "--out", out)
+    opening = json.loads(out.read_text())
+    hidden = bytes.fromhex(opening["nonce"]) + opening["root"].encode()
+    (approval,) = open_site(file).ledger.approvals.values()
+    assert approval.body["commitment"] == f"sha256:{sha256(hidden).hexdigest()}"
+    assert out.stat().st_mode & 0o777 == 0o600
+    shown = cohortium("audit", "verify", "--opening", out, site.config.state, "--json")
+    (ledger,) = json.loads(shown.stdout)["ledgers"]
+    assert ("commitment to the data", "recomputed") in {
+        (claim["what"], claim["status"]) for claim in ledger["claims"]
+    }
+    cohortium("site", "exclude", file, site.manifest("protected").subjects[0], "--reason", "asked")
+    with pytest.raises(FederationError, match="not those that"):
+        cohortium("site", "open-commitment", file, experiment_file, "--out", out)
 
 
 def test_a_reason_that_the_ledger_does_not_take_is_refused_beforehand(file, experiment_file):
@@ -243,6 +274,7 @@ def test_a_restored_backup_is_locked_shown_and_recovered(file, experiment_file, 
     with pytest.raises(LedgerError, match="older copy"):
         cohortium("site", "approve", file, experiment_file, "--yes")
     receipts = ("--receipts", tmp_path / "run" / "receipts.json")
+    receipts += ("--closings", tmp_path / "run" / "closings.json")
     with pytest.raises(FederationError, match="stays locked"):
         cohortium("site", "recover", file, *receipts, answers="n\n")
     shown = cohortium("site", "recover", file, *receipts, "--by", "Dr A", answers="y\n")
@@ -255,6 +287,7 @@ def test_a_restored_backup_is_locked_shown_and_recovered(file, experiment_file, 
     assert [one["kind"] for one in shown["beside"]] == ["recovery"]
     assert "recovery" in cohortium("budget", "show", file).output
     assert "lacks nothing" in cohortium("site", "recover", file, *receipts).output
+    cohortium("audit", "verify", "--trust", site.key.fingerprint, tmp_path / "run", state)
 
 
 def test_a_mark_inside_the_state_folder_is_refused(file):

@@ -107,10 +107,12 @@ class PlainSite:
         assert abs(found - self.limit) > 1e-6, "too near to the limit to tell: use other numbers"
         return found <= self.limit
 
-    def held(self, *, but: str | None = None) -> Steps:
+    def held(self, *, but: str | None = None, expired=False, reserved=False) -> Steps:
+        """Return what open approvals hold: those that expired, too; or only what runs took up."""
         total: Steps = Counter()
         for experiment, approval in self.open.items():
-            if experiment != but:
+            counts = (expired or not approval.expired) and (approval.run or not reserved)
+            if experiment != but and counts:
                 total += steps_of(approval.event, approval.left)
         return total
 
@@ -127,6 +129,9 @@ class PlainSite:
             return "not_approved"
         if approval.run != run and (approval.run is not None or run in self.runs):
             return "approval_used_up"
+        whole = steps_of(approval.event, approval.left)
+        if approval.run is None and not self.fits(self.held(but=experiment, reserved=True) + whole):
+            return "budget"
         return None
 
     def reserve(self, experiment: str, run: str) -> list[str]:

@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import pytest
 
+from federation.audit.verify import verify_ledger
 from federation.canonical import digest
 from federation.errors import LedgerError, Refused
 from federation.ledger.filter import FilterState
 from federation.ledger.keys import SiteKey
 from federation.ledger.ledger import Ledger
-from federation.ledger.upkeep import missing, recover
+from federation.ledger.upkeep import conclude, missing, recover
 
 
 def older(world, content, *, outbox=True):
@@ -118,6 +119,9 @@ def test_what_has_left_is_sent_again_until_it_is_withdrawn(world):
     assert world.ledger.resend(charge.key, request_digest=digest("other")) is None
     world.ledger.withdraw(digest("experiment"), by="a", reason="b")
     assert world.ledger.resend(charge.key, **asked) is None
+    world.approve(charges=2)
+    assert world.ledger.resend(charge.key, **asked) is None, "a new approval is of another run"
+    assert world.reopened().resend(charge.key, **asked) is None
 
 
 def test_a_hub_cannot_switch_off_the_record_of_its_equivocation(world, monkeypatch):
@@ -143,3 +147,74 @@ def test_a_receipt_by_a_key_that_the_copy_does_not_know_is_not_taken_as_paid(wor
     world.ledger = world.reopened()
     recover(world.ledger, by="a", reason="b", receipts=[receipt, later])
     assert world.ledger.outbox.accounted() == {receipt.head_after}
+
+
+def closed(world):
+    return conclude(world.ledger, "run-1", digest("experiment"), heads={}, model_digest=None)
+
+
+def test_a_recovery_has_seen_the_closing_that_the_hub_has_kept(world):
+    world.approve(charges=3)
+    before = world.ledger.path.read_bytes()
+    receipts = [world.ledger.release(world.charge(n), b"1") for n in range(2)]
+    closing = closed(world)
+    older(world, before, outbox=False)
+    world.ledger = world.reopened()
+    lost = recover(world.ledger, by="a", reason="b", receipts=receipts, closings=[closing])
+    assert (lost.seen_seq, lost.seen_hash) == (closing.seq, closing.head)
+    given = {"receipts": receipts, "closings": [closing]}
+    assert verify_ledger(world.ledger.path, trust={world.key.fingerprint}, **given).ok
+    assert missing(world.ledger, receipts, closings=[closing]) is None
+
+
+def test_a_closing_alone_shows_that_records_are_gone(world):
+    world.approve(charges=3)
+    before = world.ledger.path.read_bytes()
+    world.ledger.release(world.charge(), b"1")
+    closing = closed(world)
+    assert missing(world.ledger, closings=[closing]) is None
+    older(world, before, outbox=False)
+    world.ledger = world.reopened()
+    assert missing(world.ledger) is None
+    lost = recover(world.ledger, by="a", reason="b", closings=[closing])
+    assert lost.spends.steps == {(0.25, 1.575): 15}
+    assert world.ledger.book.open_approval(digest("experiment")) is None
+    assert missing(world.ledger, closings=[closing]) is None
+
+
+def test_a_closing_of_a_run_whose_cost_nobody_can_tell_asks_for_receipts(world):
+    before = world.ledger.path.read_bytes()
+    world.approve(charges=3)
+    receipt = world.ledger.release(world.charge(), b"1")
+    closing = closed(world)
+    older(world, before, outbox=False)
+    world.ledger = world.reopened()
+    with pytest.raises(LedgerError, match="Ask the hub for its receipts"):
+        missing(world.ledger, closings=[closing])
+    assert missing(world.ledger, [receipt], closings=[closing]).seen_seq == closing.seq
+
+
+def test_closings_that_this_site_has_not_signed_for_this_ledger_are_passed_over(world):
+    world.approve(charges=3)
+    before = world.ledger.path.read_bytes()
+    world.charge()
+    closing = closed(world)
+    older(world, before, outbox=False)
+    world.ledger = world.reopened()
+    forged = replace(closing, seq=99)
+    elsewhere = replace(closing, ledger=digest("another")).signed(world.key)
+    assert missing(world.ledger, closings=[forged, elsewhere]) is None
+
+
+def test_a_receipt_in_the_outbox_shows_an_older_copy_also_where_the_update_was_deleted(world):
+    world.approve(charges=3)
+    before = world.ledger.path.read_bytes()
+    world.ledger.release(world.charge(), b"update")
+    (path,) = (world.folder / "outbox").glob("*.update")
+    path.unlink()
+    older(world, before)
+    with pytest.raises(LedgerError, match="older copy"):
+        world.reopened()
+    world.ledger = Ledger.open(world.ledger.path, world.key, recovering=True)
+    assert recover(world.ledger, by="a", reason="b").spends.steps == {(0.25, 1.575): 15}
+    assert missing(world.reopened()) is None

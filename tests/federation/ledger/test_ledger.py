@@ -10,6 +10,9 @@ from federation.errors import LedgerError, PrivacyBudgetError, Refused
 from federation.ledger.filter import BudgetPolicy, PoissonGaussian, Unprotected
 from federation.ledger.keys import SiteKey
 from federation.ledger.ledger import Ledger, RoundKey
+from federation.ledger.records import Record, parse_record
+from federation.ledger.upkeep import merge
+from tests.federation.ledger.conftest import EXPERIMENT, World
 
 
 def refusals(world):
@@ -380,3 +383,59 @@ def test_whatever_is_asked_the_budget_holds_and_reopening_changes_nothing(
     assert again.spent_epsilon == ledger.spent_epsilon <= 8.0
     assert again.state == ledger.state
     assert sum(r.kind == "charge" for r in again.records) == charges <= 12
+
+
+def test_an_expired_approval_holds_no_budget_and_is_still_paid_for_by_a_recovery(world):
+    world.approve(expires="2020-01-01T00:00:00Z")
+    assert world.ledger.fits(world.event.times(12), digest("another"))
+    world.approve(experiment=digest("another"))
+    assert world.ledger.promised("").steps == {(0.25, 1.575): 60}
+    assert set(world.ledger.book.unfinished()) == {EXPERIMENT, digest("another")}
+    assert world.ledger.book.promised().steps == {(0.25, 1.575): 120}
+
+
+def test_a_run_that_fits_no_longer_is_refused_whole_before_its_first_round(world, tmp_path):
+    world.approve(charges=8)
+    key = SiteKey.create(tmp_path / "b")
+    other = Ledger.create(tmp_path / "b" / "ledger.jsonl", key, world.ledger.policy, "archive")
+    beside = World(tmp_path / "b", key, other, world.event)
+    beside.approve(charges=8)
+    for number in range(8):
+        beside.charge(number)
+    merge(world.ledger, other, by="a", reason="b")
+    with pytest.raises(Refused, match="whole run") as caught:
+        world.ledger.reserve(EXPERIMENT, "run-1")
+    assert caught.value.code == "budget"
+    with pytest.raises(Refused, match="whole run"):
+        world.charge()
+    assert world.kinds()[-2:] == ["merge", "refusal"]
+
+
+def test_of_two_runs_that_fit_one_by_one_the_first_is_reserved(world, tmp_path):
+    for experiment in (EXPERIMENT, digest("another")):
+        world.approve(charges=5, experiment=experiment)
+    key = SiteKey.create(tmp_path / "b")
+    other = Ledger.create(tmp_path / "b" / "ledger.jsonl", key, world.ledger.policy, "archive")
+    beside = World(tmp_path / "b", key, other, world.event)
+    beside.approve(charges=5)
+    for number in range(5):
+        beside.charge(number)
+    merge(world.ledger, other, by="a", reason="b")
+    world.ledger.reserve(EXPERIMENT, "run-1")
+    with pytest.raises(Refused, match="whole run"):
+        world.ledger.reserve(digest("another"), "run-2")
+
+
+def test_totals_that_the_site_itself_signed_anew_are_not_believed_when_it_opens(world):
+    """A cached total is never trusted: every one is recomputed from the records."""
+    world.approve()
+    world.charge()
+    *before, last = world.ledger.path.read_bytes().splitlines(keepends=True)
+    record = parse_record(last[:-1])
+    body = {**record.body, "totals": [total / 2 for total in record.body["totals"]]}
+    made = {"seq": record.seq, "kind": "charge", "previous": record.previous, "at": record.at}
+    changed = Record.signed(world.key, body=body, **made)
+    world.ledger.close()
+    world.ledger.path.write_bytes(b"".join([*before, changed.line]))
+    with pytest.raises(LedgerError, match="its totals are not those of the records"):
+        world.reopened()

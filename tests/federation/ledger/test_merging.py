@@ -3,6 +3,8 @@
 import pytest
 
 from federation.errors import LedgerError, PrivacyBudgetError, Refused
+from federation.ledger.entries import Declaration
+from federation.ledger.filter import BudgetPolicy
 from federation.ledger.keys import SiteKey
 from federation.ledger.ledger import Ledger
 from federation.ledger.upkeep import merge
@@ -55,3 +57,41 @@ def test_a_charge_after_merging_that_passes_the_budget_is_refused(world, tmp_pat
     with pytest.raises(PrivacyBudgetError):
         world.approve(charges=1)
     assert world.reopened().state == world.ledger.state
+
+
+def ledger(folder, epsilon=1.0, delta=1e-5, **more) -> Ledger:
+    told = {"declaration": more.pop("declaration", None)}
+    policy = BudgetPolicy.of(epsilon, delta, **more)
+    return Ledger.create(folder / "ledger.jsonl", SiteKey.create(folder), policy, "archive", **told)
+
+
+@pytest.mark.parametrize(
+    ("laxer", "said"),
+    [
+        ({"epsilon": 10.0}, "epsilon 10, not 1"),
+        ({"delta": 2e-5}, "delta 2e-05, not 1e-05"),
+        ({"allow_unprotected": True}, "charges without noise"),
+    ],
+)
+def test_a_ledger_is_not_merged_into_a_laxer_one_but_the_other_way_round(tmp_path, laxer, said):
+    tight, lax = ledger(tmp_path / "tight"), ledger(tmp_path / "lax", **laxer)
+    with pytest.raises(LedgerError, match=rf"{said}.*Merge the other way round"):
+        merge(lax, tight, by="a", reason="b")
+    assert [len(one.records) for one in (tight, lax)] == [1, 1]
+    merge(tight, lax, by="a", reason="b")
+    assert lax.book.merged_into == tight.book.genesis.hash
+
+
+def test_ledgers_of_which_neither_is_the_tighter_one_are_not_merged(tmp_path):
+    one, other = ledger(tmp_path / "a", epsilon=2.0), ledger(tmp_path / "b", delta=2e-5)
+    with pytest.raises(LedgerError, match="out of one data set, and ingest it again"):
+        merge(one, other, by="a", reason="b")
+
+
+def test_a_ledger_of_no_human_subjects_is_merged_only_with_another(tmp_path):
+    declared = {"declaration": Declaration("Dr. Rivera", "cell lines")}
+    one, other = ledger(tmp_path / "a", **declared), ledger(tmp_path / "b")
+    for first, second in ((one, other), (other, one)):
+        with pytest.raises(LedgerError, match="declared to be of no human subjects"):
+            merge(first, second, by="a", reason="b")
+    merge(one, ledger(tmp_path / "c", **declared), by="a", reason="b")

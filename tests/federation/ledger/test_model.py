@@ -323,14 +323,14 @@ class Site(RealSite):
         stale.close()
 
     def recover(self, newest, receipts):
-        held, spent = self.plain.held(), self.plain.spent
+        held, spent = self.plain.held(expired=True), self.plain.spent
         stale = self.opened(recovering=True)
         with self.appends("recovery"):
             assert recover(stale, **WHO, receipts=receipts) is not None
         self.seen["recovery"] += 1
         spends = spends_of(self.head())
         self.plain.recover(spends)
-        most = held + self.truth + newest.held() + newest.spent
+        most = held + self.truth + newest.held(expired=True) + newest.spent
         assert spends <= most, "more was spent than anybody was promised"
         assert self.truth <= spent + spends, "something that was charged is forgotten"
         with self.appends():
