@@ -29,6 +29,7 @@ from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.inflatable.inflatable_object import (
     InflatableObject,
+    UnexpectedObjectContentError,
     get_all_nested_objects,
     get_object_id,
     get_object_tree,
@@ -40,6 +41,8 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_push_object_fn_protobuf,
 )
 from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectPushError,
     inflate_object_from_contents,
     pull_objects,
     push_object_contents_from_iterable,
@@ -208,9 +211,12 @@ class FleetConnection:
         answer = self._call(self._client.PullMessages, PullMessagesRequest(node=self._node))
         if not answer.messages_list:
             return None
-        shell = message_from_proto(answer.messages_list[0])
-        run_id = shell.metadata.run_id
-        contents = self._contents(run_id, answer.message_object_trees[0])
+        try:
+            shell = message_from_proto(answer.messages_list[0])
+            run_id = shell.metadata.run_id
+            contents = self._contents(run_id, answer.message_object_trees[0])
+        except (ObjectPullError, UnexpectedObjectContentError, ValueError, IndexError) as error:
+            raise FederationError(f"A message of the hub is not whole ({error}).") from error
         message = _inflated(shell.metadata.message_id, contents)
         if message.metadata.run_id != run_id:
             raise FederationError("The hub sent a message of one run as another's.")
@@ -245,7 +251,10 @@ class FleetConnection:
             )
             wanted = set(answer.objects_to_push)
             contents = ((i, one.deflate()) for i, one in objects.items() if i in wanted)
-            push_object_contents_from_iterable(contents, push)
+            try:
+                push_object_contents_from_iterable(contents, push)
+            except ObjectPushError as error:
+                raise UnreachableError("The hub let go of a reply before it was whole.") from error
 
     def _contents(self, run_id: int, tree: ObjectTree) -> dict[str, bytes]:
         """Fetch every part of a message, none of them other than its digest says."""
@@ -294,6 +303,8 @@ class FleetConnection:
                 failure = _meaning(error.response, self.address)
             except httpx.TransportError as error:
                 failure = _not_reached(error, self.address)
+            except ValueError:
+                failure = HubFaultError(f"The hub at {self.address} answered with what is none.")
             if not isinstance(failure, UnreachableError) or monotonic() + pause > end:
                 raise failure
             if self._over.wait(pause):
