@@ -93,6 +93,8 @@ class RunFolder:
             "round": event.round,
             "returned": list(event.returned),
             "refused": dict(event.refused),
+            "late": list(event.late),
+            "outcome": event.outcome,
             "scores": {site: dict(scores) for site, scores in event.scores.items()},
         }
         with os.fdopen(

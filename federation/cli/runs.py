@@ -201,13 +201,14 @@ def _events_until_the_end(folder: "RunFolder") -> Iterator[dict[str, Any]]:
 
 def _in_words(event: dict[str, Any], rounds: int) -> str:
     """Say what a round came to, such as 'round 7 of 20 aggregated, 4 of 5 sites returned'."""
-    returned, refused = event["returned"], event["refused"]
-    asked = len(returned) + len(refused)
-    what = f"round {event['round']} of {rounds} aggregated" if event["round"] else "sites described"
+    returned, refused, late = event["returned"], event["refused"], event["late"]
+    asked = len(returned) + len(refused) + len(late)
+    did = "aggregated" if event["outcome"] == "completed" else "SKIPPED, the model is as it was"
+    what = f"round {event['round']} of {rounds} {did}" if event["round"] else "sites described"
     text = f"{what}, {len(returned)} of {asked} sites returned"
     for site, code in sorted(refused.items()):
         text += f", {site} refused: {code}"
-    return text
+    return text + "".join(f", {site} was late" for site in sorted(late))
 
 
 def _how_far(status: "RunStatus") -> str:

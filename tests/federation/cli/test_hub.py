@@ -181,13 +181,16 @@ class TestRuns:
 
     def test_a_run_in_plain_words(self, hub_file, run):
         run.append(RoundFinished(0, ("ward-a", "ward-b"), {}, {}))
-        run.append(RoundFinished(1, ("ward-a",), {"ward-b": "budget"}, {}))
+        run.append(RoundFinished(1, ("ward-a",), {"ward-b": "budget"}, {}, late=("ward-c",)))
+        run.append(RoundFinished(2, (), {}, {}, late=("ward-a",), outcome="skipped"))
         run.note(state="stopped", done=1, why="too few sites")
         watched = cohortium("watch", run.run[:8], "--hub", hub_file)
         assert watched.exit_code == 1
-        assert watched.output.splitlines()[:2] == [
+        assert watched.output.splitlines()[:3] == [
             "sites described, 2 of 2 sites returned",
-            "round 1 of 2 aggregated, 1 of 2 sites returned, ward-b refused: budget",
+            "round 1 of 2 aggregated, 1 of 3 sites returned, ward-b refused: budget, "
+            "ward-c was late",
+            "round 2 of 2 SKIPPED, the model is as it was, 0 of 1 sites returned, ward-a was late",
         ]
         assert "stopped, 1 of 2 rounds" in watched.output and "too few sites" in watched.output
         assert run.run[:8] in cohortium("runs", "--hub", hub_file).output
