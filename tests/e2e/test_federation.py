@@ -27,6 +27,7 @@ from tests.experiments import tiny_experiment
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.xdist_group("federation"),  # one federation for all of them
     pytest.mark.skipif(nginx_is_missing(), reason="nginx is not installed (Debian: nginx-light)"),
 ]
 NAMES = ("bio-lab", "north-hospital", "south-hospital")
@@ -151,9 +152,6 @@ def test_a_run_ends_with_the_model_that_sites_released_and_everything_verifies(p
         hub_keys = {r.body["hub_key"] for r in site.ledger.records if r.kind == "approval"}
         assert hub_keys == {parts.hub.key.public_bytes.hex()}
         site.ledger.close()
-
-
-def test_what_left_is_in_the_journal_and_paid_for(parts):
     for file in parts.site_files.values():
         shown = parts.cohortium("site", "egress", file, "--json")
         assert shown.returncode == 0, shown.stdout
