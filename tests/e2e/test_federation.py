@@ -27,7 +27,6 @@ from tests.experiments import tiny_experiment
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("federation"),  # one federation for all of them
     pytest.mark.skipif(nginx_is_missing(), reason="nginx is not installed (Debian: nginx-light)"),
 ]
 NAMES = ("bio-lab", "north-hospital", "south-hospital")
