@@ -26,7 +26,7 @@ from federation.canonical import digest_bytes
 from federation.egress import EgressJournal
 from federation.errors import FederationError
 from federation.flower import wire
-from federation.flower.fleet import NotAdmittedError, UnreachableError
+from federation.flower.fleet import LeaseError, NotAdmittedError, UnreachableError
 
 _site_log = logging.getLogger("cohortium.site")
 
@@ -98,13 +98,14 @@ class Agent:
         connect: Callable[[], AbstractContextManager[Connection]],
         *,
         outage_s: float = 24 * 3600.0,
-        readmit_s: float = 60.0,
+        readmit_s: float = 45.0,
     ) -> None:
         """Stay connected and answer, through outages of up to ``outage_s`` seconds each.
 
         Args:
-            readmit_s: A hub that was started anew admits its sites a moment later: so long, in
-                seconds, a site that was connected before does not believe that it is refused.
+            readmit_s: A hub that was started anew admits its sites a moment later, and one that a
+                site has left without a word lets go of it a moment later: so long, in seconds, such
+                a site does not believe that it is refused.
 
         Raises:
             UnreachableError: The hub was away for longer.
@@ -121,12 +122,13 @@ class Agent:
             except (UnreachableError, NotAdmittedError) as error:
                 refused = isinstance(error, NotAdmittedError)
                 last = max(last, self._heard)
-                patience = (readmit_s if admitted else -1.0) if refused else outage_s
+                in_a_moment = admitted or isinstance(error, LeaseError)
+                patience = (readmit_s if in_a_moment else -1.0) if refused else outage_s
                 if monotonic() - last > patience:
                     raise
                 self._told(f"waiting for the hub: {error}")
                 self._stop.wait(pause)
-                pause = min(2 * pause, 30.0)
+                pause = min(2 * pause, 10.0 if refused else 30.0)
 
     def _answer_all(self, connection: Connection) -> None:
         pause = POLL_S

@@ -77,6 +77,10 @@ class NotAdmittedError(FederationError):
     """The hub does not know this site's key, or its proxy not this site's certificate."""
 
 
+class LeaseError(NotAdmittedError):
+    """The hub does not admit this site just now; it does not say whether it ever will."""
+
+
 class RunOverError(FederationError):
     """The run that a message belongs to has ended at the hub."""
 
@@ -159,8 +163,9 @@ class FleetConnection:
         """Tell the hub that this site is there.
 
         Raises:
-            UnreachableError: The hub does not answer, or still holds the lease of a site that was
-                killed a moment ago.
+            UnreachableError: The hub does not answer.
+            LeaseError: It still holds the lease of a site that was killed a moment ago, or does not
+                know this site: Flower answers both alike.
             NotAdmittedError: It does not know this site.
         """
         try:
@@ -330,9 +335,11 @@ def _meaning(response: httpx.Response, address: str) -> FederationError:
     if status == 500:
         return HubFaultError(f"The hub at {address} failed over a request (HTTP 500).")
     if status == _ON_LEASE:
-        return UnreachableError(
-            f"The hub at {address} holds another connection of this site. If it was killed, the "
-            "hub lets go within a minute; otherwise a second copy of it runs somewhere."
+        return LeaseError(
+            f"The hub at {address} does not admit this site (HTTP 412). If the site was killed a "
+            "moment ago, the hub lets go of it within half a minute. Otherwise it is not "
+            "registered, or was removed (ask the hub's operator: cohortium hub add-site), or a "
+            "second copy of it runs somewhere."
         )
     if status == 401:
         return NotAdmittedError(

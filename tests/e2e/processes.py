@@ -14,6 +14,7 @@ import yaml
 
 from federation.agent_state import AgentFolder
 from federation.certificates import new_key, public_text
+from federation.files import private_folder
 from federation.flower.superlink import Control
 from federation.hub_folder import HubFolder, init_hub
 from federation.ledger.keys import SiteKey
@@ -151,6 +152,7 @@ def make_federation(folder: Path, site_files: list[Path]) -> Federation:
 def join(hub, site_file, config):
     from cryptography.hazmat.primitives.asymmetric import ec
 
+    private_folder(config.state)
     key = new_key(AgentFolder(config.state).key_path, ec.SECP384R1())
     public = site_file.with_name("node.pub")
     public.write_text(public_text(key.public_key()))

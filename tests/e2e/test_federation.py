@@ -318,7 +318,7 @@ class TestASiteThatIsNotAdmitted:
         )
         refused = parts.cohortium("site", "start", file)
         assert refused.returncode == 2
-        assert "does not know this site's key" in refused.stderr
+        assert "is not registered, or was removed" in refused.stderr
 
     @staticmethod
     def _copy(parts, tmp_path):

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from federation.agent_state import AgentFolder
+from federation.flower.fleet import load_node_key
 from federation.flower.superlink import environment
 from federation.privacy.plan import make_plan
 from federation.run import ingest_sites, open_sites
@@ -45,7 +47,10 @@ def parts(laid_out, tmp_path):
 def stock(parts, name):
     """Start Flower's own SuperNode with this site's key, straight at the SuperLink."""
     file = parts.site_files[name]
-    key = AgentFolder(load_site_config(file).state).key_path
+    key = parts.folder / f"{name}.key"  # the same key, in the form that a SuperNode reads
+    form = (Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    path = AgentFolder(load_site_config(file).state).key_path
+    key.write_bytes(load_node_key(path).private_bytes(*form))
     command = [
         SUPERNODE,
         *("--superlink", f"127.0.0.1:{parts.hub.config.link_port}"),

@@ -16,7 +16,7 @@ from federation.errors import FederationError, Refused
 from federation.flower import wire
 from federation.flower.agent import Agent
 from federation.flower.client_app import client_app
-from federation.flower.fleet import NotAdmittedError, RunOverError, UnreachableError
+from federation.flower.fleet import LeaseError, NotAdmittedError, RunOverError, UnreachableError
 from federation.flower.grid import LocalGrid
 from federation.ledger.keys import SiteKey
 from federation.messages import DescribeRequest, TrainRequest
@@ -305,6 +305,31 @@ class TestFailures:
 
         connection, _ = served([asked(), asked(attempt=2)], prepare=prepare)
         assert len(connection.given) == 1
+
+
+class TestALease:
+    @staticmethod
+    def agent(tmp_path, site, stop):
+        return Agent(client_app(site("ward-a")), EgressJournal(tmp_path), tick_s=0, stop=stop)
+
+    def test_of_a_site_that_was_killed_is_waited_for(self, tmp_path, site):
+        stop = threading.Event()
+        connection, refusals = Wire([], stop), [LeaseError("on lease")]
+
+        def connect():
+            if refusals:
+                raise refusals.pop()
+            return connection()
+
+        self.agent(tmp_path, site, stop).serve(connect)
+        assert not refusals and stop.is_set()
+
+    def test_that_never_ends_is_a_refusal(self, tmp_path, site):
+        def refused():
+            raise LeaseError("on lease, or unknown")
+
+        with pytest.raises(LeaseError, match="unknown"):
+            self.agent(tmp_path, site, threading.Event()).serve(refused, readmit_s=0.5)
 
 
 def _serve_with_no_patience(served, prepare, **patience):

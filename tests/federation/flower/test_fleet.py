@@ -17,6 +17,7 @@ from federation.errors import FederationError
 from federation.flower.fleet import (
     FleetConnection,
     HubFaultError,
+    LeaseError,
     NotAdmittedError,
     RunOverError,
     UnreachableError,
@@ -114,7 +115,7 @@ def test_a_site_is_admitted_and_leaves_in_order(serving, connect):
     [
         (401, NotAdmittedError, "does not know this site's key"),
         (400, NotAdmittedError, "its certificate is missing"),
-        (412, UnreachableError, "holds another connection of this site"),
+        (412, LeaseError, "is not registered, or was removed"),
         (500, UnreachableError, "failed over a request"),
         (502, UnreachableError, "not ready"),
         (503, UnreachableError, "not ready"),
