@@ -27,6 +27,8 @@ from models.weights import weights_digest
 
 FORMAT = "cohortium-checkpoint/1"
 FILE = "checkpoint.json"
+# Its folder's name in a run's.
+CHECKPOINT = "checkpoint"
 Kind = Literal["weights", "average"]
 
 

@@ -5,7 +5,6 @@ the ledger's receipts it shows that nothing left that was not paid for. Nothing 
 """
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from federation.canonical import canonical_json
 from federation.errors import FederationError
+from federation.files import append_durably
 from federation.ledger.records import now
 
 JOURNAL = "egress.jsonl"
@@ -56,11 +56,7 @@ class EgressJournal:
         entry = Sent(at=now(), **sent)
         line = canonical_json(asdict(entry)) + b"\n"
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-            with os.fdopen(os.open(self.path, flags, 0o600), "ab") as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
+            append_durably(self.path, line)
         except OSError as error:
             raise FederationError(
                 f"{self.path} cannot be written ({error.strerror}), so nothing was sent. Free some "

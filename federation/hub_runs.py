@@ -13,7 +13,7 @@ from typing import Any, Literal
 from federation.authors import signature_path
 from federation.errors import FederationError
 from federation.experiment import Experiment, load_experiment
-from federation.files import private_folder, write_atomically
+from federation.files import append_durably, private_folder, write_atomically
 from federation.hub_folder import HubFolder
 from federation.ledger.records import now
 from federation.messages import RoundFinished
@@ -97,12 +97,7 @@ class RunFolder:
             "outcome": event.outcome,
             "scores": {site: dict(scores) for site, scores in event.scores.items()},
         }
-        with os.fdopen(
-            os.open(self.events_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a"
-        ) as file:
-            file.write(json.dumps(value) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_durably(self.events_path, json.dumps(value).encode() + b"\n")
 
     @property
     def events_path(self) -> Path:

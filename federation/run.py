@@ -19,12 +19,13 @@ from typing import Any, Literal
 
 from data_adapters.ingest import IngestReport, Stage
 from federation.authors import Signature
-from federation.checkpoint import Checkpoint
+from federation.checkpoint import CHECKPOINT, Checkpoint
 from federation.errors import FederationError, PrivacyBudgetError
 from federation.experiment import Experiment
 from federation.files import write_atomically
 from federation.flower.client_app import client_app
 from federation.flower.grid import LocalGrid
+from federation.flower.hub_run import Watcher
 from federation.flower.whole_run import carry_out, write_json
 from federation.messages import RoundFinished, Weights
 from federation.privacy.plan import PrivacyPlan, make_plan
@@ -35,10 +36,7 @@ from federation.tracking.runs import LoggedRun
 from federation.training import require_data_fits, require_trainable
 from federation.withdrawal import finish_exclusions
 
-Watcher = Callable[[RoundFinished], None]
-
 # Of a run's folder: where it stands, until it is over.
-CHECKPOINT = "checkpoint"
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def start(
     ] = 24.0,
 ) -> None:
     """Answer a hub."""
-    from federation.flower.serve import preflight, serve
+    from federation.flower.serve import preflight, require_ready, serve
     from federation.site import open_site
 
     if unit:
@@ -134,6 +134,7 @@ def start(
             typer.echo(f"{'':23} {one.remedy}", err=True)
     if check:
         raise typer.Exit(any(one.blocks for one in findings))
+    require_ready(site, findings)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -15,6 +15,13 @@ ExperimentFile = Annotated[
 ]
 Reason = Annotated[str, typer.Option(help="For the ledger, which auditors read: no identifiers.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+EthicsReference = Annotated[
+    str | None, typer.Option(help="Of the ethics vote, such as EK-2026-117.")
+]
+LegalBasis = Annotated[str | None, typer.Option(help="Why this is lawful.")]
+Expires = Annotated[
+    str | None, typer.Option(metavar="DATE", help="Last day, as in 2027-06-30 (UTC).")
+]
 
 APPROVE_HELP = """Permit one run of an experiment, after showing exactly what will run and leave.
 
@@ -97,13 +104,9 @@ def approve(  # noqa: PLR0913, PLR0917 - options of a command
     experiment: ExperimentFile,
     by: By = None,
     second_approver: Annotated[str | None, typer.Option(help="Somebody else who agrees.")] = None,
-    ethics_reference: Annotated[
-        str | None, typer.Option(help="Of the ethics vote, such as EK-2026-117.")
-    ] = None,
-    legal_basis: Annotated[str | None, typer.Option(help="Why this is lawful.")] = None,
-    expires: Annotated[
-        str | None, typer.Option(metavar="DATE", help="Last day, as in 2027-06-30 (UTC).")
-    ] = None,
+    ethics_reference: EthicsReference = None,
+    legal_basis: LegalBasis = None,
+    expires: Expires = None,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:

@@ -8,6 +8,13 @@ import typer
 
 from federation.authors import Signature, read_signature, signature_path
 from federation.cli import show
+from federation.cli.decide import (
+    EthicsReference,
+    Expires,
+    LegalBasis,
+    end_of,
+    for_the_ledger,
+)
 from federation.cli.site import operator
 from federation.errors import FederationError
 from federation.experiment import Experiment, load_experiment
@@ -39,13 +46,9 @@ def run(  # noqa: PLR0913 - a command's options
     site: SiteFiles,
     *,
     out: Out = None,
-    ethics_reference: Annotated[
-        str | None, typer.Option(help="Of the ethics vote, such as EK-2026-117.")
-    ] = None,
-    legal_basis: Annotated[str | None, typer.Option(help="Why this is lawful.")] = None,
-    expires: Annotated[
-        str | None, typer.Option(metavar="DATE", help="Last day, as in 2027-06-30 (UTC).")
-    ] = None,
+    ethics_reference: EthicsReference = None,
+    legal_basis: LegalBasis = None,
+    expires: Expires = None,
     yes: Yes = False,
     resume: Resume = None,
     as_json: AsJson = False,
@@ -60,8 +63,6 @@ def run(  # noqa: PLR0913 - a command's options
 
     $ cohortium run configs/hippocampus.yaml --site north/site.yaml --site lab/site.yaml
     """
-    from federation.cli.decide import end_of, for_the_ledger
-
     for_the_ledger(ethics_reference, legal_basis)
     loaded = load_experiment(experiment)
     if resume is not None:

@@ -8,7 +8,6 @@ work is done.
 import hashlib
 import logging
 import math
-import secrets
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -24,19 +23,13 @@ from flwr.supercore.inflatable.inflatable_object import (
 
 from federation.canonical import digest_bytes
 from federation.egress import EgressJournal
-from federation.errors import FederationError
+from federation.errors import FederationError, Refused
 from federation.flower import wire
+from federation.flower.client_app import refused
 from federation.flower.fleet import LeaseError, NotAdmittedError, UnreachableError
 
 _site_log = logging.getLogger("cohortium.site")
 
-# What a hub may ask, as Flower calls it and as we do.
-KINDS = {
-    "query": "describe",
-    f"query.{wire.CLOSE}": "close",
-    "train": "train",
-    "evaluate": "evaluate",
-}
 # How often a site looks for work, in seconds: often while a run is under way, seldom when idle.
 POLL_S, IDLE_POLL_S = 0.1, 2.0
 _SLOWER = 1.05
@@ -156,7 +149,7 @@ class Agent:
                 self._stop.wait(POLL_S)
 
     def _answer(self, connection: Connection, message: Message) -> None:
-        began, kind = monotonic(), KINDS.get(message.metadata.message_type, "unknown")
+        began, kind = monotonic(), wire.KINDS.get(message.metadata.message_type, "unknown")
         self._told(f"answering a {kind} request")
         reply = self._reply(message, kind)
         self._wait_for_tick(began)
@@ -181,9 +174,9 @@ class Agent:
 
     def _reply(self, message: Message, kind: str) -> Message:
         if kind == "unknown" or not message.has_content():
-            correlation = secrets.token_hex(8)
-            _site_log.warning("Refused a message of no known kind (%s).", correlation)
-            return Message(wire.encode_refusal("invalid_request", correlation), reply_to=message)
+            return refused(
+                message, kind, Refused("invalid_request", "no request that a site knows")
+            )
         metadata = message.metadata
         context = Context(
             run_id=metadata.run_id,

@@ -5,8 +5,6 @@ with data that was declared to be of no human subjects: a SuperNode runs what a 
 protected data is opened by our own agent alone (``cohortium site start``).
 """
 
-import logging
-import secrets
 from pathlib import Path
 
 from flwr.app import Context, Message
@@ -14,15 +12,13 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from federation.errors import Refused
-from federation.flower import wire
 from federation.flower.client_app import client_app as answering
+from federation.flower.client_app import refused
 from federation.hub_folder import open_hub
 from federation.hub_runs import open_run
 from federation.rounds import LocalRounds
 from federation.signed_requests import Gate
 from federation.site import open_site
-
-_site_log = logging.getLogger("cohortium.site")
 
 server_app = ServerApp()
 
@@ -44,9 +40,7 @@ class _OpenDataOnly(ClientApp):
         try:
             app = _app_for_open_data(context)
         except Refused as refusal:
-            correlation = secrets.token_hex(8)
-            _site_log.warning("Refused a message (%s): %s", correlation, refusal)
-            return Message(wire.encode_refusal(refusal.code, correlation), reply_to=message)
+            return refused(message, message.metadata.message_type, refusal)
         return app(message, context)
 
 

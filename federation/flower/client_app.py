@@ -77,14 +77,20 @@ def _asked(
     return request
 
 
+def refused(message: Message, kind: str, refusal: Refused) -> Message:
+    """Return the reply that declines a message; the site's log has why, under the same digits."""
+    correlation = secrets.token_hex(8)
+    _site_log.warning("Refused a %s request (%s): %s", kind, correlation, refusal)
+    return Message(wire.encode_refusal(refusal.code, correlation), reply_to=message)
+
+
 def _answered(message: Message, answer: Callable[[RecordDict], RecordDict]) -> Message:
-    kind, correlation = message.metadata.message_type, secrets.token_hex(8)
+    kind = message.metadata.message_type
     try:
-        content = answer(message.content)
+        return Message(answer(message.content), reply_to=message)
     except Refused as refusal:
-        _site_log.warning("Refused a %s request (%s): %s", kind, correlation, refusal)
-        content = wire.encode_refusal(refusal.code, correlation)
+        return refused(message, kind, refusal)
     except Exception:
+        correlation = secrets.token_hex(8)
         _site_log.exception("A %s request failed (%s).", kind, correlation)
-        content = wire.encode_refusal("round_failed", correlation)
-    return Message(content, reply_to=message)
+        return Message(wire.encode_refusal("round_failed", correlation), reply_to=message)

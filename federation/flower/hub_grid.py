@@ -9,7 +9,6 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from federation.flower import wire
-from federation.flower.agent import KINDS
 from federation.flower.grid import NamedGrid
 from federation.ledger.keys import SiteKey
 from federation.signed_requests import Asked, sign_request
@@ -117,7 +116,7 @@ class HubGrid(NamedGrid):
 
     def _signed(self, message: Message) -> Message:
         metadata = message.metadata
-        kind = KINDS[metadata.message_type]
+        kind = wire.KINDS[metadata.message_type]
         signature = sign_request(
             self._key,
             kind=kind,

@@ -6,7 +6,7 @@ from functools import partial
 
 from flwr.serverapp import Grid
 
-from federation.checkpoint import FILE, Checkpoint
+from federation.checkpoint import CHECKPOINT, Checkpoint
 from federation.errors import FederationError
 from federation.flower.hub_grid import HubGrid
 from federation.flower.whole_run import carry_out as carry_out_rounds
@@ -14,8 +14,6 @@ from federation.flower.whole_run import write_json
 from federation.hub_folder import HubFolder
 from federation.hub_runs import RunFolder
 from federation.messages import RoundFinished
-
-CHECKPOINT = "checkpoint"
 
 # Longest wait for one round's replies, and for sites to connect, in seconds.
 ROUND_S = 24 * 3600.0
@@ -34,13 +32,11 @@ def carry_out(hub: HubFolder, run: RunFolder, grid: Grid, *, flower_run: int) ->
     if run.status.state == "cancelled":
         return
     run.note(state="running", pid=os.getpid(), flower_run=flower_run, why="")
-    folder = run.path / CHECKPOINT
-    again = (folder / FILE).exists()
     try:
         named = HubGrid(grid, hub.nodes, hub.key, valid_s=ROUND_S)
         experiment = run.experiment
         _wait_for_sites(named, len(hub.sites), experiment.algorithm.min_sites)
-        with (Checkpoint.open if again else Checkpoint.new)(folder) as checkpoint:
+        with Checkpoint(run.path / CHECKPOINT) as checkpoint:
             carry_out_rounds(
                 experiment,
                 named,

@@ -5,7 +5,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -57,6 +57,17 @@ def preflight(site: Site) -> Iterator[Finding]:
     yield _budget(site)
     yield _disk(site)
     yield _device()
+
+
+def require_ready(site: Site, findings: Iterable[Finding]) -> None:
+    """Check what the preflight has found.
+
+    Raises:
+        FederationError: Something blocks; says the first of it.
+    """
+    for one in findings:
+        if one.blocks:
+            raise FederationError(f"{site.name}: {one.what}: {one.found}; {one.remedy}")
 
 
 def _certificate(site: Site, hub: HubConfig) -> Iterator[Finding]:
@@ -123,13 +134,9 @@ def serve(
     """Answer the site's hub until ``stop`` is set.
 
     Raises:
-        FederationError: The preflight finds what blocks, another agent runs, the hub refuses this
-            site or was away for longer than ``outage_s`` seconds.
+        FederationError: Another agent runs, the hub refuses this site or was away for longer than
+            ``outage_s`` seconds.
     """
-    blocking = [one for one in preflight(site) if one.blocks]
-    if blocking:
-        first = blocking[0]
-        raise FederationError(f"{site.name}: {first.what}: {first.found}; {first.remedy}")
     folder = AgentFolder(site.config.state)
     hub = _required(site.config.hub)
     rounds = LocalRounds(site, hub_key=hub.key, halted=stop.is_set)

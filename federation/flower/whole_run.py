@@ -12,6 +12,7 @@ import yaml
 from federation.checkpoint import Checkpoint, RunState
 from federation.experiment import Experiment
 from federation.files import write_atomically
+from federation.flower.hub_run import Watcher
 from federation.flower.server_app import (
     DEFAULT_TIMEOUT_S,
     RunResult,
@@ -30,7 +31,6 @@ from models.weights import weights_to_bytes
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
 
-Watcher = Callable[[RoundFinished], None]
 Keep = Callable[[Sequence[Mapping[str, Any]]], None]
 
 

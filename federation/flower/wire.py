@@ -49,6 +49,13 @@ FORMAT = 3
 MAX_ROUNDS = 1_000_000
 # Flower's name for the second kind of query that a site answers.
 CLOSE = "close"
+# What a hub may ask, as Flower calls it and as we do.
+KINDS = {
+    "query": "describe",
+    f"query.{CLOSE}": "close",
+    "train": "train",
+    "evaluate": "evaluate",
+}
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _RUN = re.compile(r"[0-9a-f]{8,64}")
