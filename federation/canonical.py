@@ -4,6 +4,10 @@ import hashlib
 import json
 from typing import Any
 
+_ENCODER = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
+
 
 def canonical_json(value: Any) -> bytes:
     """Return ``value`` as UTF-8 JSON with sorted keys, no spaces, and no NaN or infinity.
@@ -17,10 +21,7 @@ def canonical_json(value: Any) -> bytes:
     >>> canonical_json({"b": 1, "a": [1.5, "é"]})
     b'{"a":[1.5,"\\xc3\\xa9"],"b":1}'
     """
-    text = json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
-    return text.encode("utf-8")
+    return _ENCODER.encode(value).encode("utf-8")
 
 
 def digest_bytes(data: bytes) -> str:

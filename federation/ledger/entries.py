@@ -1,7 +1,7 @@
 """What a ledger speaks of: rounds and what they ask for, approvals and their terms."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from federation.ledger.filter import Event, event_from_json
@@ -33,7 +33,7 @@ class RoundKey:
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values."""
-        return asdict(self)
+        return {"run": self.run, "round": self.round, "attempt": self.attempt}
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Terms:
 
     def to_json(self) -> dict[str, Any]:
         """Return the body of the approval record."""
-        return {**asdict(self), "event": self.event.to_json(), "leaves": list(self.leaves)}
+        return {**vars(self), "event": self.event.to_json(), "leaves": list(self.leaves)}
 
     @classmethod
     def of(cls, body: Any) -> "Terms":
@@ -149,6 +149,7 @@ class Approval:
     """The newest approval of an experiment, and what became of it.
 
     Attributes:
+        event: What one round costs.
         run: The run that took it up.
         ended: Why nothing more is charged under it, if that is so.
     """
@@ -157,11 +158,10 @@ class Approval:
     used: int = 0
     run: str | None = None
     ended: str | None = None
+    event: Event = field(init=False)
 
-    @property
-    def event(self) -> Event:
-        """Return what one round costs."""
-        return event_from_json(self.record.body["event"])
+    def __post_init__(self) -> None:
+        self.event = event_from_json(self.record.body["event"])
 
     @property
     def charges_left(self) -> int:

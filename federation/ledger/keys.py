@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
@@ -57,7 +58,7 @@ class SiteKey:
         """
         return cls(Ed25519PrivateKey.from_private_bytes(_read_secret(folder / name)))
 
-    @property
+    @cached_property
     def public_bytes(self) -> bytes:
         """The 32 raw bytes of the public key, which anybody may know."""
         return self._private.public_key().public_bytes_raw()

@@ -152,7 +152,7 @@ def _check_fields(value: object, *, sealed: bool = False) -> None:
 
 def now() -> str:
     """Return the present time as records have it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 # Name and value, among a release's versions, of noise that protects nobody: see privacy/random.
