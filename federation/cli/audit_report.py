@@ -25,6 +25,7 @@ Examples:
   cohortium audit report --trust trust.txt --experiments configs/ runs/brains/ site-a/state/
   cohortium audit report --trust trust.txt --out may.html --receipts receipts.json a.jsonl b.jsonl
   cohortium audit report --trust trust.txt --self-audit site-a/state/audits a.jsonl
+  cohortium audit report --trust trust.txt --opening opening.json site-a/state/ runs/brains/
 
 Without --experiments an approval's experiment is shown by its digest alone, since a ledger holds
 neither its name nor its purpose.
@@ -61,6 +62,9 @@ def report(  # noqa: PLR0913, PLR0917 - options of a command
             help="A site's own test of its noise. Repeatable.",
         ),
     ] = None,
+    opening: Annotated[
+        Files, typer.Option(metavar="FILE", help="What a site opened its data commitment with.")
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The page.")] = Path("report.html"),
 ) -> None:
     """Write one page for an ethics board."""
@@ -72,6 +76,7 @@ def report(  # noqa: PLR0913, PLR0917 - options of a command
             closings=closings or (),
             experiments=experiments or (),
             self_audits=self_audit or (),
+            openings=opening or (),
         )
         _write(out, text)
     except FederationError as error:
@@ -92,12 +97,13 @@ def _page(  # noqa: PLR0913 - all but one are named
     closings: list[Path] | tuple[()],
     experiments: list[Path] | tuple[()],
     self_audits: list[Path] | tuple[()],
+    openings: list[Path] | tuple[()],
 ) -> "tuple[Report, str]":
     # Here and not above: dp-accounting takes seconds to load, and --help needs none of it.
     from federation.audit.report import board_report
     from federation.audit.report_page import page
     from federation.audit.report_sources import read_experiments, read_self_audits
-    from federation.audit.sources import find_sources, read_closings, read_receipts
+    from federation.audit.sources import find_sources, read_closings, read_opening, read_receipts
     from federation.audit.verify import verify_ledgers
     from federation.cli.audit import read_trust  # that module mounts this one
     from federation.ledger.records import now
@@ -108,7 +114,12 @@ def _page(  # noqa: PLR0913 - all but one are named
     ended = [closing for path in found.closings for closing in read_closings(path)]
     audits = read_self_audits(self_audits)
     checked = verify_ledgers(
-        found.ledgers, trust=trusted, receipts=left, closings=ended, self_audits=audits
+        found.ledgers,
+        trust=trusted,
+        receipts=left,
+        closings=ended,
+        self_audits=audits,
+        openings=[read_opening(path) for path in openings],
     )
     told = board_report(
         checked,

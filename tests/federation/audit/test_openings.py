@@ -62,3 +62,14 @@ def test_the_command_reads_the_file_and_refuses_another(opened, tmp_path):
     path.write_text("[]")
     done = CliRunner().invoke(app, [*arguments, str(opened.path)])
     assert done.exit_code == 2 and "opens no commitment" in done.stderr
+
+
+def test_the_boards_page_says_what_was_opened(opened, tmp_path):
+    path, page = tmp_path / "opening.json", tmp_path / "report.html"
+    arguments = ["report", "--trust", opened.key.fingerprint, str(opened.path), "--out", str(page)]
+    path.write_text(json.dumps(opening().to_json()))
+    done = CliRunner().invoke(app, [*arguments, "--opening", str(path)])
+    assert done.exit_code == 0 and "opened to 1 data set" in page.read_text()
+    path.write_text(json.dumps(opening(root=digest("other data")).to_json()))
+    done = CliRunner().invoke(app, [*arguments, "--opening", str(path)])
+    assert done.exit_code == 1 and "does not give the commitment" in done.output
