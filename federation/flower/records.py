@@ -5,7 +5,9 @@ and ``numpy.load`` allocates it before looking at the data.
 """
 
 import math
+import re
 from collections.abc import Mapping
+from io import BytesIO
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,6 +20,10 @@ MAX_NAME_LENGTH = 200
 MAX_TEXT_LENGTH = 65_536
 MAX_WEIGHTS_BYTES = 2 * 1024**3
 MAX_SCORES = 1_000
+
+# Sizes along at most MAX_TENSOR_DIMENSIONS axes; none for a number.
+_SHAPE = re.compile(rf"(\d{{1,10}}(,\d{{1,10}}){{0,{MAX_TENSOR_DIMENSIONS - 1}}})?", re.ASCII)
+_PACKED = "values"
 
 FLOAT32 = "cohortium.float32.little-endian"
 SAFETENSORS = "cohortium.safetensors"
@@ -101,6 +107,49 @@ def _to_array(name: str, array: Array) -> _Float32:
     values = np.frombuffer(array.data, dtype="<f4").reshape(shape).astype(np.float32)
     check(bool(np.isfinite(values).all()), f"weight {name!r} holds NaN or infinity")
     return values
+
+
+def pack_weights(weights: Mapping[str, _Float32]) -> tuple[ArrayRecord, ConfigRecord]:
+    """Encode named float32 arrays, in their order, as one: Flower asks once for each Array.
+
+    Returns:
+        Their bytes one after the other, and their names and shapes.
+    """
+    values = BytesIO()
+    for array in weights.values():
+        values.write(np.ascontiguousarray(array, dtype="<f4").tobytes())
+    data = values.getvalue()
+    packed = Array(dtype="float32", shape=(len(data) // 4,), stype=FLOAT32, data=data)
+    shapes = [",".join(map(str, array.shape)) for array in weights.values()]
+    tensors = ConfigRecord({"names": list(weights), "shapes": shapes})
+    return ArrayRecord({_PACKED: packed}), tensors
+
+
+def unpack_weights(arrays: ArrayRecord, tensors: ConfigRecord) -> dict[str, _Float32]:
+    """Decode what ``pack_weights`` made; every value must be finite."""
+    check_keys(arrays, {_PACKED}, "weights")
+    names, shapes = fields(tensors, {"names": list, "shapes": list}, "tensors").values()
+    check(0 < len(names) <= MAX_TENSORS, f"there must be 1 to {MAX_TENSORS} weights")
+    check(len(shapes) == len(names) == len(set(names)), "tensors: a name has one shape")
+    array = arrays[_PACKED]
+    check(len(array.data) <= MAX_WEIGHTS_BYTES, f"weights exceed {MAX_WEIGHTS_BYTES} bytes")
+    whole = _to_array(_PACKED, array)
+    check(whole.ndim == 1, "weights are not one after the other")
+    weights, start = {}, 0
+    for name, text in zip(names, shapes, strict=True):
+        shape = _shape(name, text)
+        end = start + math.prod(shape)
+        check(end <= whole.size, f"weight {name!r} goes beyond what was sent")
+        weights[name], start = whole[start:end].reshape(shape), end
+    check(start == whole.size, f"weights: {whole.size - start} values belong to no name")
+    return weights
+
+
+def _shape(name: Any, text: Any) -> tuple[int, ...]:
+    check(type(name) is str and type(text) is str, "tensors: names and shapes are texts")
+    check_name(name, "weights")
+    check(bool(_SHAPE.fullmatch(text)), f"weight {name!r} has no valid shape")
+    return tuple(map(int, text.split(","))) if text else ()
 
 
 def from_payload(payload: bytes) -> ArrayRecord:

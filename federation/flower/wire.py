@@ -1,13 +1,13 @@
 """Messages between hub and site as Flower records, and back. Nothing here is ever unpickled.
 
 A request that is not exactly what the format asks for raises ``Refused("invalid_request")``; a
-reply that is not raises ``FederationError``. Format 3:
+reply that is not raises ``FederationError``. Format 4:
 
 ==================  =======================================================================
 describe request    ``request``: format, experiment_digest, run
 train request       ``request``: the same, round, attempt; ``heads``: digests by site;
-                    ``weights``: raw float32 arrays
-evaluate request    ``request``: format, experiment_digest, run, round; ``weights``
+                    ``weights``: raw float32 values; ``tensors``: their names and shapes
+evaluate request    ``request``: format, experiment_digest, run, round; ``weights``; ``tensors``
 close request       ``request``: the describe request's, model_digest; ``heads``
 description         ``description``: texts; ``versions``: texts
 train reply         ``reply``: receipt (canonical JSON); ``update``: safetensors bytes
@@ -45,7 +45,7 @@ from federation.messages import (
 )
 from federation.signed_requests import RequestSignature
 
-FORMAT = 3
+FORMAT = 4
 MAX_ROUNDS = 1_000_000
 # Flower's name for the second kind of query that a site answers.
 CLOSE = "close"
@@ -100,19 +100,14 @@ def decode_describe_request(content: RecordDict) -> DescribeRequest:
 def encode_train_request(request: TrainRequest) -> RecordDict:
     """Ask for one round of training."""
     config = _run_config(request, round=request.round, attempt=request.attempt)
-    return RecordDict(
-        {
-            "request": config,
-            "heads": ConfigRecord(dict(request.heads)),
-            "weights": records.from_weights(request.weights),
-        }
-    )
+    heads = ConfigRecord(dict(request.heads))
+    return RecordDict({"request": config, "heads": heads, **_packed(request.weights)})
 
 
 def decode_train_request(content: RecordDict) -> TrainRequest:
     """Read a training request, or raise ``Refused``."""
     with _refusing():
-        records.check_keys(content, {"request", "heads", "weights"}, "message")
+        records.check_keys(content, {"request", "heads", "weights", "tensors"}, "message")
         values = _run_fields(content, {"round": 1, "attempt": 1})
         return TrainRequest(**values, weights=_weights(content), heads=_heads(content))
 
@@ -120,13 +115,13 @@ def decode_train_request(content: RecordDict) -> TrainRequest:
 def encode_evaluate_request(request: EvaluateRequest) -> RecordDict:
     """Ask for scores on public subjects."""
     config = _run_config(request, round=request.round)
-    return RecordDict({"request": config, "weights": records.from_weights(request.weights)})
+    return RecordDict({"request": config, **_packed(request.weights)})
 
 
 def decode_evaluate_request(content: RecordDict) -> EvaluateRequest:
     """Read an evaluation request, or raise ``Refused``."""
     with _refusing():
-        records.check_keys(content, {"request", "weights"}, "message")
+        records.check_keys(content, {"request", "weights", "tensors"}, "message")
         values = _run_fields(content, {"round": 0})
         return EvaluateRequest(**values, weights=_weights(content))
 
@@ -283,7 +278,13 @@ def _heads(content: RecordDict) -> dict[str, str]:
 
 
 def _weights(content: RecordDict) -> dict[str, Any]:
-    return records.to_weights(records.record(content, "weights", ArrayRecord))
+    arrays = records.record(content, "weights", ArrayRecord)
+    return records.unpack_weights(arrays, records.record(content, "tensors", ConfigRecord))
+
+
+def _packed(weights: Mapping[str, Any]) -> dict[str, Any]:
+    arrays, tensors = records.pack_weights(weights)
+    return {"weights": arrays, "tensors": tensors}
 
 
 # How replies are read.

@@ -24,10 +24,12 @@ from typing import Any
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from rich.console import Console
 
 from federation.certificates import new_key, public_text
 from federation.flower.client_app import client_app
+from federation.flower.fleet import load_node_key
 from federation.flower.grid import LocalGrid
 from federation.flower.hub import HubProcesses
 from federation.flower.hub_grid import HubGrid
@@ -134,20 +136,24 @@ def over_the_network(folder: Path, size: int, rounds: int) -> list[float]:
             return round_seconds(grid, size, rounds)
 
 
+def _supernode(hub: HubFolder, folder: Path, name: str) -> list[str]:
+    key = folder / f"{name}.key"  # the site's key, in the form that a SuperNode reads
+    form = (Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    key.write_bytes(load_node_key(folder / f"{name}.pem").private_bytes(*form))
+    return [
+        str(Path(sys.executable).with_name("flower-supernode")),
+        *("--superlink", f"127.0.0.1:{hub.config.link_port}"),
+        *("--root-certificates", str(folder / "ca.crt")),
+        *("--auth-supernode-private-key", str(key)),
+        *("--port", str(free_port())),
+    ]
+
+
 def stock_flower(folder: Path, size: int, rounds: int) -> list[float]:
     """Flower's SuperNodes and FedAvg, started as its documentation does."""
     with serving(folder, proxy=False) as hub:
-        env = environment(hub)
-        commands = [
-            [
-                str(Path(sys.executable).with_name("flower-supernode")),
-                *("--superlink", f"127.0.0.1:{hub.config.link_port}"),
-                *("--root-certificates", str(folder / "ca.crt")),
-                *("--auth-supernode-private-key", str(folder / f"{name}.pem")),
-                *("--port", str(free_port())),
-            ]
-            for name in NAMES
-        ]
+        env = environment(hub) | {"FLWR_HOME": str(folder / "flower-sites")}
+        commands = [_supernode(hub, folder, name) for name in NAMES]
         with running(commands, env, folder / "sites.log"):
             wait_until_online(hub)
             grid = acquired_grid(hub, RUN, app=STOCK_APP)

@@ -72,7 +72,7 @@ class StockApp:
         strategy = Timed(
             fraction_train=1.0, fraction_evaluate=0.0, min_train_nodes=2, min_available_nodes=2
         )
-        arrays = ArrayRecord(weights)
+        arrays = ArrayRecord(list(weights.values()))
         strategy.start(grid, arrays, num_rounds=rounds, timeout=600.0, train_config=ConfigRecord())
         times.append(time.perf_counter())
         return [after - before for before, after in itertools.pairwise(times)]

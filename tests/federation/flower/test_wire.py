@@ -43,11 +43,13 @@ def same_weights(first, second):
 def test_weights_keep_names_order_and_bits(values):
     weights = {name: np.array(array, dtype=np.float32) for name, array in values.items()}
     assert same_weights(records.to_weights(records.from_weights(weights)), weights)
+    assert same_weights(records.unpack_weights(*records.pack_weights(weights)), weights)
 
 
 def test_a_number_without_dimensions_keeps_its_shape():
     weights = {"scale": np.float32(2.5).reshape(())}
     assert same_weights(records.to_weights(records.from_weights(weights)), weights)
+    assert same_weights(records.unpack_weights(*records.pack_weights(weights)), weights)
 
 
 class TestRequests:
@@ -122,7 +124,7 @@ class TestRequests:
         with pytest.raises(Refused, match=f"lacks {field}"):
             wire.decode_train_request(content)
 
-    @pytest.mark.parametrize("name", ["request", "heads", "weights"])
+    @pytest.mark.parametrize("name", ["request", "heads", "weights", "tensors"])
     def test_that_lack_a_record_are_refused(self, weights, name):
         content = wire.encode_train_request(TrainRequest(DIGEST, RUN, 1, 1, weights))
         del content[name]
@@ -183,6 +185,53 @@ class TestWeights:
         monkeypatch.setattr(records, "MAX_WEIGHTS_BYTES", 7)
         with pytest.raises(records.MalformedRecordError, match="exceed 7 bytes"):
             records.to_weights(ArrayRecord({"w": raw()}))
+
+
+class TestPackedWeights:
+    """As they travel: one array of values, and a list of names and shapes."""
+
+    @pytest.mark.parametrize(
+        ("tensors", "complaint"),
+        [
+            ({"names": ["w"], "shapes": ["3"]}, "goes beyond"),
+            ({"names": ["w"], "shapes": ["1"]}, "1 values belong to no name"),
+            ({"names": ["w", "v"], "shapes": ["2"]}, "has one shape"),
+            ({"names": ["w", "w"], "shapes": ["1", "1"]}, "has one shape"),
+            ({"names": [], "shapes": []}, "must be 1 to"),
+            ({"names": ["bell\a"], "shapes": ["2"]}, "control characters"),
+            ({"names": ["w"], "shapes": ["-2"]}, "no valid shape"),
+            ({"names": ["w"], "shapes": ["2,"]}, "no valid shape"),
+            ({"names": ["w"], "shapes": ["\u0662"]}, "no valid shape"),
+            ({"names": ["w"], "shapes": [",".join("1" * 9)]}, "no valid shape"),
+            ({"names": ["w"], "shapes": ["9999999999,9999999999"]}, "goes beyond"),
+            ({"names": ["w"], "shapes": [2]}, "are texts"),
+            ({"names": "w", "shapes": ["2"]}, "names is not list"),
+            ({"names": ["w"]}, "lacks shapes"),
+        ],
+    )
+    def test_that_do_not_add_up_are_malformed(self, tensors, complaint):
+        arrays = ArrayRecord({"values": raw()})
+        with pytest.raises(records.MalformedRecordError, match=complaint):
+            records.unpack_weights(arrays, ConfigRecord(tensors))
+
+    @pytest.mark.parametrize(
+        ("array", "complaint"),
+        [
+            (raw(shape=(1, 2)), "one after the other"),
+            (raw(stype="numpy.ndarray"), "not float32"),
+            (raw(data=np.array([1, np.nan], "<f4").tobytes()), "NaN or infinity"),
+        ],
+    )
+    def test_of_odd_values_are_malformed(self, array, complaint):
+        tensors = ConfigRecord({"names": ["w"], "shapes": ["2"]})
+        with pytest.raises(records.MalformedRecordError, match=complaint):
+            records.unpack_weights(ArrayRecord({"values": array}), tensors)
+
+    def test_past_the_size_limit_are_malformed(self, monkeypatch):
+        monkeypatch.setattr(records, "MAX_WEIGHTS_BYTES", 7)
+        tensors = ConfigRecord({"names": ["w"], "shapes": ["2"]})
+        with pytest.raises(records.MalformedRecordError, match="exceed 7 bytes"):
+            records.unpack_weights(ArrayRecord({"values": raw()}), tensors)
 
 
 class TestReplies:
