@@ -1,12 +1,13 @@
 # make install  makes .venv with the tested versions;  make demo  runs the main job;  make test  the suite;
 # make bench-data  compares the data layer with raw limits and peers;  make bench-privacy  what privacy costs;
+# make bench-federation  a round over the network beside stock Flower and one process.
 # make bench-ledger  charges beside bare durable writes, and how long 100,000 records take to verify.
 # make utility  trains centralised, federated and alone, without and with privacy, and draws docs/utility.svg;
 # make utility-trials  what else was tried.
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: install demo test bench-data bench-privacy bench-ledger utility utility-trials lint types clean
+.PHONY: install demo test bench-data bench-privacy bench-ledger bench-federation utility utility-trials lint types clean
 
 install: .venv/.installed
 
@@ -29,6 +30,10 @@ bench-privacy: install
 
 bench-ledger: install
 	$(BIN)/python -m tests.benchmarks.bench_ledger
+
+bench-federation: install
+	$(BIN)/python -m tests.benchmarks.bench_federation
+	$(BIN)/python -m tests.benchmarks.soak_federation
 
 UTILITY := $(BIN)/python -m tests.benchmarks.utility --out runs/utility --report docs
 PNEUMONIA := --data ../shared/data/pneumoniamnist.npz

@@ -54,38 +54,28 @@ def train(message, context):
 TASK = "flwr-serverapp"
 
 
-class StockApp:
-    """Flower's FedAvg, timed round by round."""
+def stock_round_seconds(grid: Grid, weights: dict[str, Any], rounds: int) -> list[float]:
+    """Run Flower's FedAvg; return how long each round took, in seconds."""
+    times: list[float] = []
 
-    source = STOCK
+    class Timed(FedAvg):
+        def configure_train(self, *arguments: Any, **more: Any) -> Any:
+            times.append(time.perf_counter())
+            return super().configure_train(*arguments, **more)
 
-    @staticmethod
-    def round_seconds(grid: Grid, weights: dict[str, Any], rounds: int) -> list[float]:
-        """Run stock rounds; return how long each took, in seconds."""
-        times: list[float] = []
-
-        class Timed(FedAvg):
-            def configure_train(self, *arguments: Any, **more: Any) -> Any:
-                times.append(time.perf_counter())
-                return super().configure_train(*arguments, **more)
-
-        strategy = Timed(
-            fraction_train=1.0, fraction_evaluate=0.0, min_train_nodes=2, min_available_nodes=2
-        )
-        arrays = ArrayRecord(list(weights.values()))
-        strategy.start(grid, arrays, num_rounds=rounds, timeout=600.0, train_config=ConfigRecord())
-        times.append(time.perf_counter())
-        return [after - before for before, after in itertools.pairwise(times)]
+    strategy = Timed(
+        fraction_train=1.0, fraction_evaluate=0.0, min_train_nodes=2, min_available_nodes=2
+    )
+    arrays = ArrayRecord(list(weights.values()))
+    strategy.start(grid, arrays, num_rounds=rounds, timeout=600.0, train_config=ConfigRecord())
+    times.append(time.perf_counter())
+    return [after - before for before, after in itertools.pairwise(times)]
 
 
-STOCK_APP = StockApp()
-
-
-def acquired_grid(hub: HubFolder, run: str, *, app: StockApp = STOCK_APP) -> Grid:
+def acquired_grid(hub: HubFolder) -> Grid:
     """Start a run at the SuperLink, take its task as a SuperExec would, and return its grid."""
-    del run
     address, ca = f"127.0.0.1:{hub.config.link_port}", (hub.path / "ca.crt").read_bytes()
-    fab = build_fab_from_files({"pyproject.toml": PROJECT, "bench_app.py": app.source})[0]
+    fab = build_fab_from_files({"pyproject.toml": PROJECT, "bench_app.py": STOCK})[0]
     with ControlHttpClient.from_server_address(address, False, ca, []) as control:
         carried = Fab(hash_str=hashlib.sha256(fab).hexdigest(), content=fab)
         control.StartRun(StartRunRequest(fab=carried, federation=""))

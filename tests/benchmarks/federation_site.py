@@ -5,6 +5,7 @@
 
 import sys
 import threading
+from collections import deque
 from pathlib import Path
 
 from federation.egress import EgressJournal
@@ -23,7 +24,7 @@ def main() -> None:
     hub = open_hub(folder / "hub.yaml")
     key_path = folder / f"{name}.pem"
     context = tls_context(folder / "ca.crt", folder / "sites" / f"{name}.crt", key_path)
-    app = client_app(FakeSite(name), Gate(name, hub.key.public_bytes.hex()))
+    app = client_app(FakeSite(name, seen=deque(maxlen=1)), Gate(name, hub.key.public_bytes.hex()))
     journal = EgressJournal(private_folder(folder / f"state-{name}"))
     agent = Agent(app, journal, tick_s=0.0, stop=threading.Event())
     key = load_node_key(key_path)
