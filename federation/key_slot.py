@@ -1,4 +1,4 @@
-"""Secret files at rest, as they are or sealed: under a key of their folder, that under a passphrase.
+"""Secret files at rest, as they are, or sealed under a passphrase.
 
 ``key-slot.json`` holds the folder's key, sealed with AES-256-GCM (NIST SP 800-38D) under a key that
 scrypt (RFC 7914) makes of the passphrase; every secret file of the folder is sealed under the

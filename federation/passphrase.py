@@ -57,7 +57,10 @@ def secret_text(asked: Asked, of: str, *, terminal: bool = True) -> str:
         f"The {asked.what} of {of} is needed, and "
         + ("there is no terminal to ask at. " if terminal else "it cannot be asked for here. ")
         + f"Name a file that holds it (mode 600) in {asked.variable}"
-        + (f", or give a service the systemd credential {asked.credential}" * bool(asked.credential))
+        + (
+            f", or give a service the systemd credential {asked.credential}"
+            * bool(asked.credential)
+        )
         + "."
     )
 

@@ -120,9 +120,7 @@ def start(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    processes = HubProcesses(
-        opened, proxy=proxy, told=lambda text: typer.echo(text, err=True)
-    )
+    processes = HubProcesses(opened, proxy=proxy, told=lambda text: typer.echo(text, err=True))
     processes.run(stop)
     typer.echo("The hub has ended. Runs that were under way can be resumed.", err=True)
 

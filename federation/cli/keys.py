@@ -105,9 +105,11 @@ def token_key(
 
     config = load_site_config(site_file)
     if config.keys is None:
-        raise FederationError(f"{site_file} names no token: add 'keys: {{pkcs11: …}}' (docs/keys.md).")
+        raise FederationError(
+            f"{site_file} names no token: add 'keys: {{pkcs11: …}}' (docs/keys.md)."
+        )
     wanted = config.keys.pkcs11
-    token = open_token(wanted.module, wanted.token, writable=True)
+    token = open_token(wanted.module, wanted.token)
     key = SiteKey(token.make_key(label or wanted.label))
     typer.echo(f"{label or wanted.label!r} is in the token {wanted.token!r}: {key.fingerprint}")
     typer.echo(f"A site with a ledger signs with it after: cohortium site rotate-key {site_file}")

@@ -11,7 +11,7 @@ from typing import Any
 from federation.errors import FederationError
 from federation.passphrase import PIN, secret_text
 
-# RFC 8410. Tokens name the curve by its OID, or as PKCS#11 3.0 writes it.
+# RFC 8410.
 _ED25519 = "1.3.101.112"
 _EXTRA = "pip install 'cohortium[pkcs11]'"
 
@@ -94,12 +94,12 @@ class Token:
             FederationError: One of this label is there, or the token makes none.
         """
         from pkcs11 import Attribute, KeyType, Mechanism
-        from pkcs11.util.ec import encode_edwards_curve_parameters
+        from pkcs11.util.ec import encode_named_curve_parameters
 
         if self._keys(label=label):
             raise FederationError(f"The token {self._name!r} has a key called {label!r} already.")
         with _told("make a key in"):
-            curve = {Attribute.EC_PARAMS: encode_edwards_curve_parameters(_ED25519)}
+            curve = {Attribute.EC_PARAMS: encode_named_curve_parameters(_ED25519)}
             kind = self._session.create_domain_parameters(KeyType.EC_EDWARDS, curve, local=True)
             kind.generate_keypair(
                 mechanism=Mechanism.EC_EDWARDS_KEY_PAIR_GEN,
@@ -132,7 +132,7 @@ class Token:
 
 
 @cache
-def open_token(module: Path, label: str, *, writable: bool = False) -> Token:
+def open_token(module: Path, label: str) -> Token:
     """Open a token with its PIN, which comes from where a passphrase does; once in a process.
 
     Raises:
@@ -148,7 +148,7 @@ def open_token(module: Path, label: str, *, writable: bool = False) -> Token:
         token = pkcs11.lib(str(module)).get_token(token_label=label)
     pin = secret_text(PIN, f"the token {label}")
     try:
-        return Token(token.open(user_pin=pin, rw=writable), label)
+        return Token(token.open(user_pin=pin, rw=True), label)
     except (pkcs11.exceptions.PinIncorrect, pkcs11.exceptions.PinLenRange) as error:
         raise FederationError(
             f"The PIN of the token {label!r} is wrong. Tokens lock themselves after a few tries: "

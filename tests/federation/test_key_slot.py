@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -110,7 +111,7 @@ def test_a_file_that_holds_no_passphrase_is_refused(folder, give, text):
 def test_a_passphrase_that_others_can_read_is_refused(folder, give):
     protect(folder, NAMES, FIRST)
     give(FIRST)
-    os.chmod(os.environ["COHORTIUM_PASSPHRASE_FILE"], 0o644)
+    Path(os.environ["COHORTIUM_PASSPHRASE_FILE"]).chmod(0o644)
     with pytest.raises(FederationError, match="chmod 600"):
         read_secret(folder / "one")
 
@@ -173,7 +174,9 @@ class TestDamage:
             protect(folder, NAMES, SECOND)
         assert not (folder / SLOT).exists()
 
-    @pytest.mark.parametrize("change", [{"n": 2**30}, {"kdf": "none"}, {"salt": "zz"}, {"n": 2**16}])
+    @pytest.mark.parametrize(
+        "change", [{"n": 2**30}, {"kdf": "none"}, {"salt": "zz"}, {"n": 2**16}]
+    )
     def test_a_changed_slot_opens_nothing(self, folder, change):
         values = json.loads((folder / SLOT).read_text()) | change
         (folder / SLOT).write_text(json.dumps(values))

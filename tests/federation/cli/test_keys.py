@@ -1,4 +1,4 @@
-"""Keys at rest as an operator keeps them, and docs/keys.md's ways back from a lost one, as typed."""
+"""Keys at rest as an operator keeps them; the ways back from a lost one in docs/keys.md, typed."""
 
 import json
 import re
@@ -147,9 +147,9 @@ class TestUnderAPassphrase:
     def test_not_while_an_agent_runs(self, protected, give):
         give(FIRST, new=SECOND)
         config = load_site_config(protected)
-        with AgentFolder(config.state).held("bio-lab"):
-            with pytest.raises(FederationError, match="an agent runs already"):
-                cohortium("site", "protect-keys", protected)
+        running = AgentFolder(config.state).held("bio-lab")
+        with running, pytest.raises(FederationError, match="an agent runs already"):
+            cohortium("site", "protect-keys", protected)
 
     def test_a_key_that_replaces_another_is_sealed_too(self, protected, give):
         give(FIRST)
