@@ -218,7 +218,7 @@ _EPERM, _ENOSYS = 1, 38
 
 
 def _seccomp(libc: ctypes.CDLL) -> None:
-    """Forbid the calls that a decoder never needs, on the one processor whose numbers are tested."""
+    """Forbid calls that a decoder never needs, on the one processor whose numbers are tested."""
     if platform.machine() != "x86_64" or sys.byteorder != "little":
         raise OSError(f"no filter of system calls for {platform.machine()}")
     program = _filter(os.getpid())

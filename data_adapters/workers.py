@@ -9,6 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from threading import Thread
 
+from data_adapters.decoding import DECODERS
 from data_adapters.reasons import Unusable
 from data_adapters.staging import Staged, Task, stage
 from data_adapters.types import Quarantined
@@ -25,7 +26,10 @@ def stage_all(tasks: Iterable[Task], workers: int) -> Iterator[tuple[Task, Resul
     again, one task a process.
     """
     if workers <= 1:
-        yield from ((task, stage(task)) for task in tasks)
+        try:
+            yield from ((task, stage(task)) for task in tasks)
+        finally:
+            DECODERS.close()
         return
     waiting: deque[tuple[Task, Future[Result]]] = deque()
     pool = _pool(workers)
