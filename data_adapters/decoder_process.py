@@ -16,6 +16,7 @@ def main() -> None:
     found = confine(memory_bytes)
     _send(answers, json.dumps({one.name: one.missing for one in found}).encode())
     _import_decoders()
+    _send(answers, b"ready")  # from here on it is the scan that takes time
     _serve(requests, answers, memory_bytes)
 
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 from data_adapters.aliases import NOBODY, Excluded, image_name
 from data_adapters.cache import IN_PLACE, SCANS, point_at, prepare_cache, prune, publish
-from data_adapters.decoding import DECODERS, Limits
+from data_adapters.decoding import DECODERS, USUAL, Limits
 from data_adapters.digests import FORMAT, Names
 from data_adapters.discover import Fetching, Found, discover_all, location, reading
 from data_adapters.errors import DataError
@@ -80,7 +80,7 @@ def ingest(  # noqa: PLR0913 - all but two are named
     excluded: Callable[[], Excluded] = lambda: NOBODY,
     progress: Progress | None = None,
     workers: int = 1,
-    limits: Limits = Limits(),  # noqa: B008 - frozen
+    limits: Limits = USUAL,
 ) -> IngestReport:
     """Gate, read and cache every scan of a data set; what cannot be used is quarantined by name.
 
@@ -106,15 +106,12 @@ def ingest(  # noqa: PLR0913 - all but two are named
     with alone(cache_dir):
         prepare_cache(cache_dir)
         told = partial(progress, "fetching") if progress else None
-        try:
-            if workers <= 1 and any(not isinstance(one, OmeZarrSource) for one in together):
-                DECODERS.warm(limits)
-            found = discover_all(together, Fetching(excluded(), pseudonymise, told))
-            # Asked once more: fetching takes hours, and somebody may have been excluded since.
-            run = _Ingest(found, cache_dir, pseudonymise, excluded(), limits)
-            return run.finished(progress, workers)
-        finally:
-            DECODERS.close()
+        if workers <= 1 and any(not isinstance(one, OmeZarrSource) for one in together):
+            DECODERS.warm(limits)
+        found = discover_all(together, Fetching(excluded(), pseudonymise, told))
+        # Asked once more: fetching takes hours, and somebody may have been excluded since.
+        run = _Ingest(found, cache_dir, pseudonymise, excluded(), limits)
+        return run.finished(progress, workers)
 
 
 def exclude(cache_dir: Path, who: Excluded, *, pseudonymise: Pseudonymise) -> Manifest | None:

@@ -23,7 +23,7 @@ from data_adapters.cache import (
     temporary_path,
     write_pixels,
 )
-from data_adapters.decoding import DECODERS, Limits, NeedsCodecs
+from data_adapters.decoding import DECODERS, USUAL, Limits, NeedsCodecs
 from data_adapters.digests import Block, Measured, Names, measure
 from data_adapters.errors import CacheError, DataError
 from data_adapters.geometry import axis_steps
@@ -49,7 +49,7 @@ class Task:
     location: str
     names: Names
     cache_dir: Path
-    limits: Limits = Limits()
+    limits: Limits = USUAL
 
 
 @dataclass(frozen=True)

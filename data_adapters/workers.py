@@ -9,7 +9,6 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from threading import Thread
 
-from data_adapters.decoding import DECODERS
 from data_adapters.reasons import Unusable
 from data_adapters.staging import Staged, Task, stage
 from data_adapters.types import Quarantined
@@ -26,10 +25,7 @@ def stage_all(tasks: Iterable[Task], workers: int) -> Iterator[tuple[Task, Resul
     again, one task a process.
     """
     if workers <= 1:
-        try:
-            yield from ((task, stage(task)) for task in tasks)
-        finally:
-            DECODERS.close()
+        yield from ((task, stage(task)) for task in tasks)
         return
     waiting: deque[tuple[Task, Future[Result]]] = deque()
     pool = _pool(workers)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from data_adapters.decoding import USUAL, Limits
 from data_adapters.sources import AnySource, Source
 from federation.consent import ConsentTable
 from federation.data_use import FOR_PEOPLE, Terms, parse_terms
@@ -165,6 +166,7 @@ class SiteConfig(Strict):
             site does not bring back, too: it shows that the ledger is an older copy.
         keys: Where the signing key is, if not in the state folder.
         hub: The hub that this site answers; none for sites that only run on this machine.
+        decoding: What the processes that decode images may use, and must be unable to do.
     """
 
     site: Identifier
@@ -183,6 +185,7 @@ class SiteConfig(Strict):
     high_water_mark: Path | None = None
     keys: KeysConfig | None = None
     hub: HubConfig | None = None
+    decoding: Limits = USUAL
     policy: SitePolicy
 
     @property

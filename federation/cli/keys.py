@@ -29,7 +29,7 @@ Examples:
   cohortium site protect-keys site.yaml --remove    # plain files again, for their owner alone
 """
 
-IN_TOKEN_HELP = """Make a signing key in the token that the site file names: PKCS#11, Ed25519.
+MAKE_HELP = """Make a signing key in the token that the site file names: PKCS#11, Ed25519.
 
 It never leaves the token. A new site signs with it from its first run on; a site that has a ledger
 does after 'cohortium site rotate-key'. The PIN is asked for at the terminal, or comes from the file
@@ -91,7 +91,7 @@ def protect_hub_keys(hub_file: HubFile, remove: Remove = False) -> None:
     )
 
 
-@site_app.command("token-key", help=IN_TOKEN_HELP)
+@site_app.command("token-key", help=MAKE_HELP)
 def token_key(
     site_file: SiteFile,
     label: Annotated[
