@@ -6,6 +6,7 @@ say. A decoder that crashes, hangs or outgrows its memory costs that scan, and a
 """
 
 import atexit
+import fcntl
 import json
 import os
 import selectors
@@ -30,6 +31,8 @@ from data_adapters.types import Candidate, Scan
 
 MAX_HEADER_BYTES = 1 << 16
 _CHUNK_BYTES = 1 << 24
+# Linux lets everybody have pipes of this size; a sixteenth of it is usual, and takes more turns.
+_PIPE_BYTES = 1 << 20
 # Longest time to start one, in seconds: it imports the decoders.
 START_S = 120.0
 _PROGRAM = "from data_adapters.decoder_process import main; main()"
@@ -119,6 +122,9 @@ class Decoder:
         os.close(theirs[1])
         self._requests = Connection(mine[1], readable=False)
         self._answers = theirs[0]
+        if hasattr(fcntl, "F_SETPIPE_SZ"):
+            with suppress(OSError):  # a limit of this user's pipes
+                fcntl.fcntl(self._answers, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         self._protections: tuple[Protection, ...] | None = None
         self._is_ready = False
 
