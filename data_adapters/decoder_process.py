@@ -81,7 +81,7 @@ def _packed(scan: object) -> tuple[bytes, list[memoryview]]:
         raise TypeError("a reader gave no scan")
     arrays = [scan.image_czyx] + ([] if scan.labels_zyx is None else [scan.labels_zyx])
     whole = [np.ascontiguousarray(array) for array in arrays]
-    views = [memoryview(array.reshape(-1).view(np.uint8)) for array in whole]
+    views = [array.reshape(-1).view(np.uint8).data for array in whole]
     return json.dumps(header_of(scan)).encode(), views
 
 

@@ -200,7 +200,7 @@ class Decoder:
 
     def _array(self, dtype: str, shape: tuple[int, ...], end: float) -> NDArray[Any]:
         array = np.empty(shape, dtype)
-        self._fill(memoryview(array.reshape(-1).view(np.uint8)), end)
+        self._fill(array.reshape(-1).view(np.uint8).data, end)
         return array
 
     def _header(self, end: float) -> bytes:
