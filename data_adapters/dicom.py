@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,6 +74,11 @@ class DicomCandidate:
         """Return the raw identifier, with an issuer if one of the image's files names it."""
         subjects = (instance.subject for image in self.channels for instance in image.instances)
         return max(subjects, key=_issuer)
+
+    @property
+    def needs_codecs(self) -> Literal[True]:
+        """Return that it is read in a decoder."""
+        return True
 
     def fingerprint(self) -> str:
         """Return paths, sizes and times of every file that may be read."""

@@ -14,13 +14,14 @@ from typing import Literal
 
 from data_adapters.aliases import NOBODY, Excluded, image_name
 from data_adapters.cache import IN_PLACE, SCANS, point_at, prepare_cache, prune, publish
+from data_adapters.decoding import DECODERS, USUAL, Limits
 from data_adapters.digests import FORMAT, Names
 from data_adapters.discover import Fetching, Found, discover_all, location, reading
 from data_adapters.errors import DataError
 from data_adapters.ingest_index import IngestIndex
 from data_adapters.manifest import Manifest, ScanEntry
 from data_adapters.reasons import Unusable
-from data_adapters.sources import AnySource
+from data_adapters.sources import AnySource, OmeZarrSource
 from data_adapters.staging import BLOCKS, Staged, Task
 from data_adapters.subject_ids import Subjects, subjects_of, unclear_identifiers
 from data_adapters.types import Candidate, Quarantined, Reopenable, stat_stamp
@@ -79,6 +80,7 @@ def ingest(  # noqa: PLR0913 - all but two are named
     excluded: Callable[[], Excluded] = lambda: NOBODY,
     progress: Progress | None = None,
     workers: int = 1,
+    limits: Limits = USUAL,
 ) -> IngestReport:
     """Gate, read and cache every scan of a data set; what cannot be used is quarantined by name.
 
@@ -92,7 +94,8 @@ def ingest(  # noqa: PLR0913 - all but two are named
         excluded: Tells who must not be in the data set; asked while nobody else can write.
         progress: Called with the stage, what is done of it, and what there is in all: 0 while that
             is not known.
-        workers: Processes that read; 1 reads in this one.
+        workers: Processes that read; 1 reads in this one. Each has one more that decodes.
+        limits: Of the processes that decode.
 
     Raises:
         DataError: A source is missing, or sources contradict each other.
@@ -103,9 +106,11 @@ def ingest(  # noqa: PLR0913 - all but two are named
     with alone(cache_dir):
         prepare_cache(cache_dir)
         told = partial(progress, "fetching") if progress else None
+        if workers <= 1 and any(not isinstance(one, OmeZarrSource) for one in together):
+            DECODERS.warm(limits)
         found = discover_all(together, Fetching(excluded(), pseudonymise, told))
         # Asked once more: fetching takes hours, and somebody may have been excluded since.
-        run = _Ingest(found, cache_dir, pseudonymise, excluded())
+        run = _Ingest(found, cache_dir, pseudonymise, excluded(), limits)
         return run.finished(progress, workers)
 
 
@@ -193,11 +198,13 @@ class _Ingest:
         cache_dir: Path,
         pseudonymise: Pseudonymise,
         excluded: Excluded,
+        limits: Limits,
     ) -> None:
         source = found[0].source
         self._names = Names(source.class_names(), source.target_names(), source.channel_names())
         self._found, self._cache_dir = found, cache_dir
         self._pseudonymise, self._excluded = pseudonymise, excluded
+        self._limits = limits
         self._index = IngestIndex(cache_dir)
         self._batch = _Batch(cache_dir, self._index)
         self._tally = _Tally(self._is_excluded)
@@ -265,7 +272,7 @@ class _Ingest:
         place = self._pseudonymise(location(found.number, found.source, candidate))
         self._locations.add(place)
         return _Known(
-            Task(candidate, place, self._names, self._cache_dir),
+            Task(candidate, place, self._names, self._cache_dir, self._limits),
             subject=self._pseudonymise(identity.subject),
             aliases=tuple(sorted(aliases)),
             mark=self._mark(settings, candidate),

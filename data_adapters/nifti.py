@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,11 @@ class NiftiCandidate:
     values: Mapping[int, int]
     modality: str
     target: float | None
+
+    @property
+    def needs_codecs(self) -> Literal[True]:
+        """Return that it is read in a decoder."""
+        return True
 
     def fingerprint(self) -> str:
         """Return text that changes when a file changes that ``read`` uses."""

@@ -56,6 +56,21 @@ REASONS: dict[str, Reason] = {
         "The process that read this scan was killed by it (a decoder crashed, or memory ran out).",
         "Export the scan again, uncompressed; if it is very large, use fewer --workers.",
     ),
+    "DECODER_TIMEOUT": Reason(
+        "Decoding took longer than {detail}, and was ended.",
+        "Export the scan again; if it is only very large, raise `decoding.timeout_s` in the site "
+        "file.",
+    ),
+    "DECODER_MEMORY": Reason(
+        "Decoding needs more memory than {detail}.",
+        "Export the scan again, uncompressed; if it is only very large, raise "
+        "`decoding.memory_gib` in the site file.",
+    ),
+    "DECODER_ANSWER": Reason(
+        "The process that decoded this scan answered with what is no scan.",
+        "Do not open the scan elsewhere: a damaged file, or one made to take over a decoder, looks "
+        "like this. Export it again from its origin.",
+    ),
     # Who
     "NO_SUBJECT": Reason(
         "The subject's identifier is empty or a placeholder, so subjects cannot be told apart.",

@@ -23,8 +23,9 @@ from data_adapters.cache import (
     temporary_path,
     write_pixels,
 )
+from data_adapters.decoding import DECODERS, USUAL, Limits, NeedsCodecs
 from data_adapters.digests import Block, Measured, Names, measure
-from data_adapters.errors import CacheError
+from data_adapters.errors import CacheError, DataError
 from data_adapters.geometry import axis_steps
 from data_adapters.reasons import Unusable
 from data_adapters.types import Candidate, Quarantined, Reopenable, Scan, Voxels
@@ -41,12 +42,14 @@ class Task:
 
     Args:
         location: Keyed name of the candidate, safe to write down.
+        limits: Of the process that decodes it, if it is one that needs codecs.
     """
 
     candidate: Candidate
     location: str
     names: Names
     cache_dir: Path
+    limits: Limits = USUAL
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,11 @@ def stage(task: Task) -> Staged | Quarantined:
     Raises:
         CacheError: The cache cannot be written, or memory ran out: no fault of the scan's, and
             leaving it out would change the data set without a word.
+        DataError: A protection that is required of decoders is missing here.
     """
     try:
         return _stage(task, _read(task))
-    except CacheError:
+    except DataError:
         raise
     except MemoryError:
         raise CacheError(
@@ -91,6 +95,8 @@ def stage(task: Task) -> Staged | Quarantined:
 
 def _read(task: Task) -> Scan:
     """Of labels that were measured before, those that have not changed are not looked at again."""
+    if isinstance(task.candidate, NeedsCodecs):
+        return DECODERS.read(task.candidate, task.names, task.limits)
     known = _read_lines(_label_blocks(task))
     if known and isinstance(task.candidate, Reopenable):
         return task.candidate.read_again({number: stamp for number, (stamp, _) in known.items()})

@@ -23,14 +23,16 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from federation.errors import FederationError
-from federation.files import create_atomically, write_atomically
+from federation.files import write_atomically
+from federation.key_slot import create_secret, read_secret
 
 VALID_DAYS = 730
+AUTHORITY_KEY = "ca.key"
 _SKEW = timedelta(hours=1)
 
 
 def new_key(path: Path, curve: ec.EllipticCurve | None = None) -> ec.EllipticCurvePrivateKey:
-    """Make a key in a new file that its owner alone can read.
+    """Make a key in a new file that its owner alone can read, sealed where its folder's keys are.
 
     Raises:
         FederationError: The file exists; it is never replaced.
@@ -38,7 +40,7 @@ def new_key(path: Path, curve: ec.EllipticCurve | None = None) -> ec.EllipticCur
     key = ec.generate_private_key(curve or ec.SECP256R1())
     text = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     try:
-        create_atomically(path, text)
+        create_secret(path, text)
     except FileExistsError as error:
         raise FederationError(f"{path} exists already and was not touched.") from error
     return key
@@ -80,7 +82,7 @@ def read_certificate(path: Path) -> x509.Certificate:
 
 def make_authority(folder: Path, name: str) -> None:
     """Make ``ca.key`` and the certificate ``ca.crt`` that it signs itself."""
-    key = new_key(folder / "ca.key")
+    key = new_key(folder / AUTHORITY_KEY)
     subject = _named(name)
     usage = _usage(key_cert_sign=True, crl_sign=True)
     certificate = (
@@ -115,14 +117,14 @@ def _signed(
     extensions: Sequence[x509.ExtensionType],
 ) -> x509.Certificate:
     try:
-        authority = load_pem_private_key((folder / "ca.key").read_bytes(), password=None)
+        authority = load_pem_private_key(read_secret(folder / AUTHORITY_KEY), password=None)
         issuer = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes()).subject
     except (OSError, ValueError) as error:
         raise FederationError(
             f"{folder} holds no authority that can sign ({error}). Let your own authority sign."
         ) from error
     if not isinstance(authority, ec.EllipticCurvePrivateKey):
-        raise FederationError(f"{folder / 'ca.key'} is not an elliptic-curve key.")
+        raise FederationError(f"{folder / AUTHORITY_KEY} is not an elliptic-curve key.")
     builder = _begun(subject, issuer, key).add_extension(
         x509.BasicConstraints(ca=False, path_length=None), critical=True
     )

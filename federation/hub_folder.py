@@ -14,6 +14,7 @@ from federation import certificates
 from federation.documents import Strict, load_document
 from federation.errors import FederationError
 from federation.files import private_folder, write_atomically
+from federation.key_slot import is_protected, unlock
 from federation.ledger.keys import SiteKey
 from federation.proxy import Proxy, nginx_config
 
@@ -100,6 +101,15 @@ class HubFolder:
     def secret_path(self) -> Path:
         """The secret that SuperLink and SuperExec share."""
         return self.path / _SHARED
+
+    def require_keys_without_terminal(self) -> None:
+        """Check that the processes of a hub, which no terminal has, can open its keys.
+
+        Raises:
+            FederationError: They are under a passphrase that no file or credential gives.
+        """
+        if is_protected(self.path):
+            unlock(self.path, terminal=False)
 
     def write_nodes(self, nodes: Mapping[int, str]) -> None:
         """Remember which site has which node id."""

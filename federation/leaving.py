@@ -10,12 +10,12 @@ from dataclasses import dataclass, fields
 
 from federation.canonical import digest_bytes
 from federation.ledger.closings import Closing
-from federation.ledger.keys import SiteKey
 from federation.ledger.ledger import Ledger
 from federation.ledger.receipts import Receipt
 from federation.messages import REFUSAL_CODES, Description, EvaluateReply, TrainReply
 from federation.site import describe
 from federation.site_data import SiteData
+from federation.site_keys import public_key_now
 from federation.software import installed_versions
 
 AFTER_INGEST = "known after the first ingest"
@@ -108,8 +108,7 @@ def site_leaves(data: SiteData, ledger: Ledger | None) -> tuple[Leaving, ...]:
 
 def description_now(data: SiteData) -> Description:
     """Return the description that would be sent, around an example of a commitment."""
-    state = data.config.state
-    key = SiteKey.load(state).public_bytes.hex() if SiteKey.exists(state) else AT_FIRST_RUN
+    key = public_key_now(data.config) or AT_FIRST_RUN
     if not data.is_ingested("protected"):
         return describe(data, key, AFTER_INGEST, None, unknown=AFTER_INGEST)
     manifest = data.manifest("protected")

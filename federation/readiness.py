@@ -11,8 +11,11 @@ from math import isinf
 from pathlib import Path
 from typing import Any
 
+from data_adapters.confinement import Protection
+from data_adapters.decoding import protections_here, require
 from data_adapters.errors import CacheError, DataError
 from data_adapters.ingest import NothingUsable, Stage
+from data_adapters.sources import OmeZarrSource
 from federation.data_use import GRU, HMB, PERMISSIONS, DataUse
 from federation.errors import FederationError
 from federation.experiment import Experiment
@@ -76,6 +79,7 @@ class Readiness:
         quick: Only headers were looked at.
         terms: What the data set may be used for, in words.
         budget: None before the first run, which makes the ledger.
+        decoding: What the processes that decode this site's images cannot do on this machine.
     """
 
     site: str
@@ -89,6 +93,7 @@ class Readiness:
     budget: BudgetFound | None
     leaving: tuple[Leaving, ...]
     findings: tuple[Finding, ...]
+    decoding: tuple[Protection, ...] = ()
 
     @property
     def ready(self) -> bool:
@@ -171,8 +176,23 @@ def check_site(
         num_excluded=len(data.exclusions),
         budget=budget,
         leaving=site_leaves(data, site.ledger if site else None),
+        decoding=_decoding(data, findings),
         findings=tuple(sorted(findings.found, key=lambda finding: not finding.blocks)),
     )
+
+
+def _decoding(data: SiteData, findings: _Findings) -> tuple[Protection, ...]:
+    """Return what decoders give up here; nothing for images that no decoder process reads."""
+    if all(isinstance(source, OmeZarrSource) for source in data.config.every_source):
+        return ()
+    limits = data.config.decoding
+    try:
+        found = protections_here(limits)
+        require(found, limits.require)
+    except DataError as error:
+        findings.blocks(error)
+        return ()
+    return found
 
 
 def _collect(findings: _Findings, look: Callable[[], object]) -> None:

@@ -14,27 +14,25 @@ from federation.canonical import canonical_json, digest_bytes
 from federation.documents import parse_document, read_yaml
 from federation.errors import FederationError, LedgerError, Refused
 from federation.experiment import Experiment
-from federation.files import private_folder, sync_folder, write_atomically
+from federation.files import private_folder, write_atomically
 from federation.forecast import Budget
 from federation.ledger.entries import Terms
 from federation.ledger.filter import BudgetPolicy, FilterState
-from federation.ledger.keys import SITE_KEY, SiteKey
+from federation.ledger.keys import SiteKey
 from federation.ledger.ledger import Ledger
 from federation.ledger.openings import Opening
 from federation.ledger.records import Record
 from federation.ledger.records import now as now_
-from federation.ledger.signed_chain import signing_key
 from federation.ledger.upkeep import rotate
 from federation.linking import LEDGER
 from federation.messages import Description
 from federation.privacy.plan import PrivacyPlan
 from federation.site_config import Part, SiteConfig, load_site_config
 from federation.site_data import Ingested, SiteData, open_site_data
+from federation.site_keys import current_key, finish_rotation, first_key, next_key
 from federation.software import software_digest
 
 __all__ = ["Part", "Site", "SiteConfig", "load_site_config", "open_site"]
-
-NEXT_KEY = "site-key.next"
 
 
 @dataclass(frozen=True)
@@ -329,13 +327,13 @@ def open_site(path: Path) -> Site:
             behind its outbox, or another data set's.
     """
     config = open_site_data(path).config
-    state = private_folder(config.state)
+    private_folder(config.state)
     if has_ledger(config):
-        _finish_rotation(config)
-        key = SiteKey.load(state)
+        finish_rotation(config)
+        key = current_key(config)
         return _with_every_exclusion(Site(config, key, _open_ledger(config, key)))
     _require_new(config)
-    key = SiteKey.load(state) if SiteKey.exists(state) else SiteKey.create(state)
+    key = first_key(config)
     return Site(config, key, _new_ledger(config, key))
 
 
@@ -372,25 +370,11 @@ def replace_key(site: Site) -> str:
 
     Killed anywhere in between, opening the site finishes it or leaves the old key in force.
     """
-    state = site.config.state
-    if not SiteKey.exists(state, NEXT_KEY):
-        SiteKey.create(state, NEXT_KEY)
-    new = SiteKey.load(state, NEXT_KEY)
+    new = next_key(site.config)
     rotate(site.ledger, new)
     site.ledger.close()
-    _finish_rotation(site.config)
+    finish_rotation(site.config)
     return new.fingerprint
-
-
-def _finish_rotation(config: SiteConfig) -> None:
-    """Put the new key in place of the old one once the ledger says that it signs."""
-    state = config.state
-    if not SiteKey.exists(state, NEXT_KEY):
-        return
-    new = SiteKey.load(state, NEXT_KEY)
-    if signing_key(config.state / LEDGER) == new.public_bytes.hex():
-        (state / NEXT_KEY).replace(state / SITE_KEY)
-        sync_folder(state)
 
 
 def open_to_recover(path: Path) -> Site:
@@ -400,8 +384,8 @@ def open_to_recover(path: Path) -> Site:
         FederationError: See ``open_site``.
     """
     config = open_site_data(path).config
-    _finish_rotation(config)
-    key = SiteKey.load(config.state)
+    finish_rotation(config)
+    key = current_key(config)
     ledger_path = config.state / LEDGER
     return Site(
         config, key, Ledger.open(ledger_path, key, mark=config.high_water_mark, recovering=True)

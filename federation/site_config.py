@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from data_adapters.decoding import USUAL, Limits
 from data_adapters.sources import AnySource, Source
 from federation.consent import ConsentTable
 from federation.data_use import FOR_PEOPLE, Terms, parse_terms
@@ -127,6 +128,26 @@ class HubConfig(Strict):
     tick_s: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 10.0
 
 
+class TokenConfig(Strict):
+    """A signing key that stays in a token: PKCS#11. Its PIN never stands in the site file.
+
+    Attributes:
+        module: The vendor's library, such as ``/usr/lib/softhsm/libsofthsm2.so``.
+        token: The token's label.
+        label: The key's.
+    """
+
+    module: Path
+    token: Annotated[str, Field(min_length=1, max_length=32)]
+    label: Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class KeysConfig(Strict):
+    """Where the ledger's signing key is, if not in the state folder."""
+
+    pkcs11: TokenConfig
+
+
 class SiteConfig(Strict):
     """The site file. Relative paths start at the folder of the file.
 
@@ -143,7 +164,9 @@ class SiteConfig(Strict):
             of its data sets are found there.
         high_water_mark: A file on other storage than ``state``, which a restored backup of the
             site does not bring back, too: it shows that the ledger is an older copy.
+        keys: Where the signing key is, if not in the state folder.
         hub: The hub that this site answers; none for sites that only run on this machine.
+        decoding: What the processes that decode images may use, and must be unable to do.
     """
 
     site: Identifier
@@ -160,7 +183,9 @@ class SiteConfig(Strict):
     authors: dict[Name, Fingerprint] = Field(default_factory=dict)
     linking: Path | None = None
     high_water_mark: Path | None = None
+    keys: KeysConfig | None = None
     hub: HubConfig | None = None
+    decoding: Limits = USUAL
     policy: SitePolicy
 
     @property

@@ -99,6 +99,7 @@ class SiteData:
             excluded=lambda: self.excluded,
             progress=progress,
             workers=workers,
+            limits=self.config.decoding,
         )
         keep_headers(self.cache(part), report)
         config = self.config

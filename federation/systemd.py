@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from federation.key_slot import is_protected
+from federation.passphrase import PASSPHRASE, PIN
 from federation.site_config import SiteConfig
 
 
@@ -17,6 +19,7 @@ def unit_for(site_file: Path, config: SiteConfig) -> str:
     program = Path(sys.executable).with_name("cohortium")
     hosts = "\n".join(f"IPAddressAllow={address}" for address in _addresses(config))
     readable = "\n".join(f"ReadOnlyPaths={path}" for path in dict.fromkeys(_images(config)))
+    credentials = "".join(f"{line}\n" for line in _credentials(config))
     return f"""\
 [Unit]
 Description=Cohortium site {config.site}
@@ -31,7 +34,7 @@ KillSignal=SIGTERM
 TimeoutStopSec=60
 User=cohortium
 UMask=0077
-
+{credentials}
 # No more rights than these, and no more of the machine than it reads and writes.
 NoNewPrivileges=yes
 CapabilityBoundingSet=
@@ -66,6 +69,21 @@ Environment=FLWR_TELEMETRY_ENABLED=0 FLWR_DISABLE_UPDATE_CHECK=1 RAY_USAGE_STATS
 [Install]
 WantedBy=multi-user.target
 """
+
+
+def _credentials(config: SiteConfig) -> Iterator[str]:
+    """Yield how the service gets what opens its keys; its own user need not read those files."""
+    wanted = []
+    folders = (config.state, *((config.linking,) if config.linking else ()))
+    if any(is_protected(folder) for folder in folders):
+        wanted.append((PASSPHRASE, "passphrase"))
+    if config.keys is not None:
+        wanted.append((PIN, "pin"))
+    if wanted:
+        yield "# Files of root's, mode 600; or sealed for this machine: LoadCredentialEncrypted="
+        yield "# with what 'systemd-creds encrypt' made."
+    for asked, ending in wanted:
+        yield f"LoadCredential={asked.credential}:/etc/cohortium/{config.site}.{ending}"
 
 
 def _addresses(config: SiteConfig) -> Iterator[str]:

@@ -21,6 +21,7 @@ ONLY_IN = {"flwr": "federation/flower/", "mlflow": "federation/tracking/"}
 # Order inside federation/: a module may import what stands at or before its own place.
 ORDER = (
     {"errors", "canonical", "files", "documents", "configs_folder", "__init__"},
+    {"passphrase", "key_slot"},
     {"experiment", "messages", "data_use", "cohort"},
     {"ledger"},
     {"authors", "software", "linking", "egress", "agent_state", "signed_requests"},
@@ -32,6 +33,7 @@ ORDER = (
     {
         "site",
         "site_config",
+        "site_keys",
         "systemd",
         "site_data",
         "consent",

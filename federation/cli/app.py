@@ -10,6 +10,7 @@ from rich.console import Console
 from data_adapters.errors import DataError
 from federation.cli import agent as _agent  # noqa: F401 - adds its commands to the site's
 from federation.cli import decide as _decide  # noqa: F401 - adds its commands to the site's
+from federation.cli import keys as _keys  # noqa: F401 - adds its commands to the site's and hub's
 from federation.cli.audit import app as audit_app
 from federation.cli.author import app as author_app
 from federation.cli.budget import app as budget_app

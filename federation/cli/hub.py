@@ -115,12 +115,12 @@ def start(
     from federation.flower.hub import HubProcesses
     from federation.hub_folder import open_hub
 
+    opened = open_hub(hub_file)
+    opened.require_keys_without_terminal()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    processes = HubProcesses(
-        open_hub(hub_file), proxy=proxy, told=lambda text: typer.echo(text, err=True)
-    )
+    processes = HubProcesses(opened, proxy=proxy, told=lambda text: typer.echo(text, err=True))
     processes.run(stop)
     typer.echo("The hub has ended. Runs that were under way can be resumed.", err=True)
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from data_adapters.confinement import Protection
 from data_adapters.ingest import IngestReport, Stage
 from federation.cli import show
 from federation.evidence import RunAudit
@@ -110,6 +111,8 @@ def readiness(found: Readiness) -> None:
     for part in found.parts:
         _part(part)
     _permission(found)
+    if found.decoding:
+        _decoding(found.decoding)
     if found.budget is not None:
         _budget(found.budget)
     _leaving(found)
@@ -182,6 +185,14 @@ def _permission(found: Readiness) -> None:
         f"{consent.expired} have expired"
     )
     _bars("consent holds today for", consent.with_consent)
+
+
+def _decoding(found: Sequence[Protection]) -> None:
+    active = ", ".join(one.name for one in found if not one.missing)
+    say(f"images are decoded in a process of its own: {active or 'with no protection here'}")
+    for one in found:
+        if one.missing:
+            say(f"  not on this machine: {one.name} ({one.missing})", style="yellow")
 
 
 def _budget(budget: BudgetFound) -> None:

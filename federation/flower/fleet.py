@@ -4,17 +4,25 @@ Flower's own SuperNode would do more than a site wants: it fetches and runs the 
 sends. This takes messages and gives replies. Nothing of an app is ever asked for.
 """
 
+import secrets
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from time import monotonic
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from flwr.app import Message
 from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_from_proto, message_to_proto
@@ -55,6 +63,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from federation.errors import FederationError
 from federation.flower.records import MAX_TENSORS, MAX_WEIGHTS_BYTES
+from federation.key_slot import read_secret
 
 # How often a site says that it is there, in seconds, and how long one call may take.
 HEARTBEAT_S = 10.0
@@ -99,7 +108,8 @@ def tls_context(ca: Path, certificate: Path, key: Path) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
         context.load_verify_locations(cafile=ca)
-        context.load_cert_chain(certificate, key)
+        with _for_tls(key) as (path, password):
+            context.load_cert_chain(certificate, path, password)
     except (OSError, ssl.SSLError) as error:
         raise FederationError(
             f"The certificates for the hub cannot be used ({error}): {ca}, {certificate} and the "
@@ -109,6 +119,26 @@ def tls_context(ca: Path, certificate: Path, key: Path) -> ssl.SSLContext:
     return context
 
 
+@contextmanager
+def _for_tls(key_path: Path) -> Iterator[tuple[Path, str | None]]:
+    """Give a file that OpenSSL reads a key from, for as long as that takes, and its password.
+
+    A key that is sealed lies on no disk as it is: the file beside it is sealed under a password of
+    256 random bits that nobody has afterwards.
+    """
+    content = read_secret(key_path)
+    if content == key_path.read_bytes():
+        yield key_path, None
+        return
+    password = secrets.token_hex(32)
+    sealing = BestAvailableEncryption(password.encode())
+    key = load_pem_private_key(content, password=None)
+    with NamedTemporaryFile(dir=key_path.parent, prefix=f".{key_path.name}.") as file:
+        file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, sealing))
+        file.flush()
+        yield Path(file.name), password
+
+
 def load_node_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """Return the key that a site's connection is known by.
 
@@ -116,7 +146,7 @@ def load_node_key(path: Path) -> ec.EllipticCurvePrivateKey:
         FederationError: It is missing or none.
     """
     try:
-        key = load_pem_private_key(path.read_bytes(), password=None)
+        key = load_pem_private_key(read_secret(path), password=None)
     except (OSError, ValueError, TypeError) as error:
         raise FederationError(
             f"{path} is not the key of a connection ({error}). Make one with 'cohortium site "

@@ -9,23 +9,42 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from federation.errors import LedgerError
-from federation.files import create_atomically, private_folder
+from federation.files import private_folder
+from federation.key_slot import create_secret, read_secret
 
 SITE_KEY = "site-key"
 PSEUDONYM_KEY = "pseudonym-key"
 _KEY_BYTES = 32
 
 
+class Public(Protocol):
+    """The public half of a signing key."""
+
+    def public_bytes_raw(self) -> bytes:
+        """Return its 32 bytes."""
+
+
+class Signer(Protocol):
+    """What signs with Ed25519: a key of the ``cryptography`` library, or one in a token."""
+
+    def sign(self, data: bytes, /) -> bytes:
+        """Return the 64-byte signature (RFC 8032)."""
+
+    def public_key(self) -> Public:
+        """Return the public half."""
+
+
 @dataclass(frozen=True)
 class SiteKey:
     """The Ed25519 key that a site signs its ledger and receipts with. Make one with ``create``."""
 
-    _private: Ed25519PrivateKey
+    _private: Signer
 
     @classmethod
     def exists(cls, folder: Path, name: str = SITE_KEY) -> bool:
@@ -130,17 +149,17 @@ def _pseudonym_key(folder: Path) -> bytes:
 
 def _write_new_secret(path: Path, secret: bytes) -> None:
     """Write a complete file or none, and never replace one."""
-    create_atomically(path, secret.hex().encode() + b"\n")
+    create_secret(path, secret.hex().encode() + b"\n")
 
 
 def _read_secret(path: Path) -> bytes:
     try:
-        mode, text = path.stat().st_mode, path.read_text("ascii")
+        mode, text = path.stat().st_mode, read_secret(path).decode("ascii")
         secret = bytes.fromhex(text.strip())
     except FileNotFoundError as error:
         raise LedgerError(
             f"There is no key {path}. Restore it from the site's backup: without it the ledger "
-            "cannot grow."
+            "cannot grow (docs/keys.md says what is left to do)."
         ) from error
     except (OSError, ValueError) as error:
         raise LedgerError(f"{path} cannot be read as a key. Restore it from backup.") from error

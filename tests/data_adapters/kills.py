@@ -17,15 +17,18 @@ from pathlib import Path
 
 import numpy as np
 
-from data_adapters import cache, ingest, ingest_index
+from data_adapters import cache, ingest, ingest_index, staging
 from data_adapters.geometry import zyx_affine
 from data_adapters.sources import DicomSource, OmeZarrSource, SubjectRule
 from data_adapters.writing import write_dicom_scan, write_ome_zarr_scan
 
 AFFINE = zyx_affine((5.0, 2.0, 1.5), (-20.0, 10.0, 30.0))
 RULE = SubjectRule(issuer="HERE")
-# Kills at random times: everything as usual, all scans copied, worker processes.
-KILLS = {"random": 50, "rechunk": 8, "workers": 4}
+# Kills at random times: everything as usual, all scans copied, worker processes, a decoder process.
+KILLS = {"random": 50, "rechunk": 8, "workers": 4, "decoder": 8}
+# A decoder takes a second and more to start, for each of a hundred children that are killed: these
+# two have one, the others read in the process that is killed.
+WITH_DECODERS = ("workers", "decoder")
 
 
 def pseudonymise(text):
@@ -61,8 +64,20 @@ def sources(folder, *, rechunk):
     ]
 
 
+class Here:
+    """In place of a decoder process."""
+
+    def warm(self, limits):
+        """Nothing is to be started."""
+
+    def read(self, candidate, names, limits):
+        return candidate.read()
+
+
 def take_in(folder, where, how="points"):
     ingest.BATCH = 2
+    if how not in WITH_DECODERS:
+        ingest.DECODERS = staging.DECODERS = Here()
     wanted = sources(folder, rechunk=how == "rechunk")
     workers = 2 if how == "workers" else 1
     ingest.ingest(wanted, where, pseudonymise=pseudonymise, workers=workers)

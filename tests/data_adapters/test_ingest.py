@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from data_adapters import staging
-from data_adapters.dicom import DicomCandidate
 from data_adapters.errors import CacheError, DataError
 from data_adapters.ingest import MANIFEST, NothingUsable, ingest
 from data_adapters.reasons import Unusable
@@ -140,14 +139,14 @@ def test_channels_that_a_source_does_not_name_are_never_cached(
     put_dicom, dicom_source, take_in, monkeypatch
 ):
     put_dicom()
-    read = DicomCandidate.read
+    read = staging._read
 
-    def read_twice(self):
-        scan = read(self)
+    def read_twice(task):
+        scan = read(task)
         image = np.concatenate([scan.image_czyx] * 2)
         return replace(scan, image_czyx=image, slopes=(1.0,) * 2, intercepts=(0.0,) * 2)
 
-    monkeypatch.setattr(DicomCandidate, "read", read_twice)
+    monkeypatch.setattr(staging, "_read", read_twice)
     with pytest.raises(NothingUsable) as caught:
         take_in(dicom_source)
     assert [entry.code for entry in caught.value.quarantined] == ["UNEXPECTED"]

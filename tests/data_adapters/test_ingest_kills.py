@@ -28,8 +28,8 @@ def test_fifty_kills_at_random_times_leave_no_trace(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["rechunk", "workers"])
-def test_kills_leave_no_trace_of_copies_or_worker_processes(tmp_path, how):
+@pytest.mark.parametrize("how", ["rechunk", "workers", "decoder"])
+def test_kills_leave_no_trace_of_copies_or_of_other_processes(tmp_path, how):
     found = kills(tmp_path, how)
     assert found["kills"] >= KILLS[how]
     assert found["wrong"] == []

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from data_adapters.nifti import NiftiCandidate, discover_nifti
+from data_adapters.nifti import discover_nifti
 from data_adapters.reasons import Unusable
 from data_adapters.sources import NiftiSource
 from tests.data_adapters.test_contract import SourceContract
@@ -108,9 +108,6 @@ class TestContract(SourceContract):
                 put(subject, str(seed), seed=seed)
 
         return put_each
-
-    def candidate_class(self):
-        return NiftiCandidate
 
 
 class TestReading:

@@ -5,6 +5,8 @@ from dataclasses import fields
 import pytest
 from pydicom import dcmread
 
+from data_adapters.confinement import NAMES, Protection
+from federation import readiness
 from federation.errors import FederationError
 from federation.experiment import Experiment
 from federation.flower import wire
@@ -305,3 +307,21 @@ def test_the_number_of_subjects_is_shown_as_it_would_leave(file, how, said):
     edit(file, "release_counts: rounded", f"release_counts: {how}")
     site = open_site(file)
     assert of(site_leaves(site, site.ledger), "description")["num_subjects"] == said
+
+
+class TestDecoding:
+    def test_it_says_what_decoders_cannot_do_here(self, hospital):
+        found = check_site(hospital, quick=True)
+        assert [one.name for one in found.decoding] == list(NAMES)
+        assert found.to_json()["decoding"][0]["name"] == "no_network"
+
+    def test_images_that_no_decoder_reads_have_none(self, file):
+        assert check_site(file, quick=True).decoding == ()
+
+    def test_what_is_required_and_not_to_be_had_blocks(self, hospital, monkeypatch):
+        lacking = [Protection(n, "no such kernel" if n == "no_writes" else "") for n in NAMES]
+        monkeypatch.setattr(readiness, "protections_here", lambda limits: tuple(lacking))
+        assert not blocking(check_site(hospital, quick=True))
+        edit(hospital, "policy:", "decoding: {require: [no_network, no_writes]}\npolicy:")
+        (why,) = blocking(check_site(hospital, quick=True))
+        assert "no_writes (no such kernel)" in why and "no_network" not in why

@@ -16,7 +16,8 @@ from federation.experiment import load_experiment
 from federation.ledger.keys import SITE_KEY, SiteKey
 from federation.run import approve as approve_all
 from federation.run import run_experiment
-from federation.site import NEXT_KEY, open_site
+from federation.site import open_site
+from federation.site_keys import NEXT_KEY
 from tests.conftest import edit
 from tests.experiments import demo_values
 

@@ -59,7 +59,10 @@ def joined(hub_file, file):
 
 
 HELP = [
-    *(("hub", name) for name in ("init", "start", "status", "add-site", "remove-site")),
+    *(
+        ("hub", name)
+        for name in ("init", "start", "status", "add-site", "remove-site", "protect-keys")
+    ),
     *(("site", n) for n in ("keygen", "start", "status", "pause", "resume", "stop", "egress")),
     *((name,) for name in ("submit", "runs", "watch", "cancel", "resume")),
 ]
