@@ -30,6 +30,7 @@ class RunAudit:
         run: The newest round's.
         runs: All that the rounds were of, as their hubs call them, the oldest first.
         report: A ``SelfAuditReport`` as JSON values.
+        for_others: What of it may be shown outside of the site.
         text: The same for people.
     """
 
@@ -37,6 +38,7 @@ class RunAudit:
     run: str
     runs: tuple[str, ...]
     report: dict[str, Any]
+    for_others: dict[str, Any]
     text: str
 
 
@@ -107,6 +109,7 @@ class SelfAudits:
                 "run": run,
                 "runs": self._runs,
                 "report": report.to_json(),
+                "for_others": report.for_others(),
                 "text": report.text(),
                 "state": audit.state(),
             }
@@ -135,6 +138,7 @@ def run_audits(state: Path) -> Iterator[RunAudit]:
                 document["run"],
                 tuple(document["runs"]),
                 document["report"],
+                document["for_others"],
                 document["text"],
             )
         except (ValueError, KeyError, TypeError) as error:

@@ -69,10 +69,11 @@ def read_experiments(paths: Sequence[Path]) -> Experiments:
 
 
 def read_self_audits(paths: Sequence[Path]) -> tuple[SelfAuditSeen, ...]:
-    """Read the reports of self-audits, in whichever form a site keeps or exports them.
+    """Read the reports of self-audits, as ``cohortium site audit --json`` prints them.
 
     Raises:
-        FederationError: A path is missing, or a file that was named is no such report.
+        FederationError: A path is missing, a file that was named is no such report, or one is a
+            site's own evidence, which must not leave it.
     """
     found = []
     for path in paths:
@@ -81,8 +82,8 @@ def read_self_audits(paths: Sequence[Path]) -> tuple[SelfAuditSeen, ...]:
             found += seen
             if not seen and file == path:
                 raise FederationError(
-                    f"{file} is no report of a self-audit, or of none yet. Pass a JSON file from a "
-                    "site's folder 'audits', or what 'cohortium site audit --json' printed."
+                    f"{file} is no report of a self-audit, or of none yet. Pass what 'cohortium "
+                    "site audit SITE.yaml --json' printed at the site."
                 )
     return tuple(found)
 
@@ -110,7 +111,11 @@ def _self_audits(path: Path) -> list[SelfAuditSeen]:
     if values.get("format") == _OF_A_SITE and isinstance(values.get("experiments"), list):
         reports = values["experiments"]
     elif isinstance(values.get("report"), dict):
-        reports = [values["report"]]  # a site's own file, with evidence around it
+        raise FederationError(
+            f"{path} is a site's own evidence: it holds how many subjects there are and the "
+            "canaries' coins, and must not leave the site. Delete it here, and ask the site for "
+            "what 'cohortium site audit SITE.yaml --json' prints."
+        )
     named = site if isinstance(site, str) else None
     found = (_self_audit(path, report, named) for report in reports)
     return [seen for seen in found if seen is not None]

@@ -24,7 +24,7 @@ prints well; nothing is sent anywhere.
 Examples:
   cohortium audit report --trust trust.txt --experiments configs/ runs/brains/ site-a/state/
   cohortium audit report --trust trust.txt --out may.html --receipts receipts.json a.jsonl b.jsonl
-  cohortium audit report --trust trust.txt --self-audit site-a/state/audits a.jsonl
+  cohortium audit report --trust trust.txt --self-audit self-audits.json a.jsonl
   cohortium audit report --trust trust.txt --opening opening.json site-a/state/ runs/brains/
 
 Without --experiments an approval's experiment is shown by its digest alone, since a ledger holds

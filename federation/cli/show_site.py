@@ -65,7 +65,7 @@ def ingested(data: SiteData, reports: dict[Part, IngestReport]) -> None:
 
 
 def ingested_json(data: SiteData, reports: dict[Part, IngestReport]) -> None:
-    """Print the same as one JSON object."""
+    """Print, as one JSON object, what of it a board may be given."""
     as_json(
         {
             "format": "cohortium-site-ingest/1",
@@ -322,7 +322,7 @@ def self_audits(data: SiteData, audits: Sequence[RunAudit]) -> None:
 def self_audits_json(data: SiteData, audits: Sequence[RunAudit]) -> None:
     """Print the same as one JSON object."""
     experiments = [
-        {"experiment": audit.experiment_digest, "runs": audit.runs, **audit.report}
+        {"experiment": audit.experiment_digest, "runs": audit.runs, **audit.for_others}
         for audit in audits
     ]
     as_json({"format": "cohortium-site-audit/1", "site": data.name, "experiments": experiments})

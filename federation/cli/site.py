@@ -82,7 +82,8 @@ AUDIT_HELP = """Show a site's self-audits: what the steps of each experiment say
 
 Canary subjects with secret coins went through the same sampling, clipping and noise as the real
 ones, in coordinates of their own. A violation means that the engine did not do what the plan says.
-No verdict says that it is correct, and nothing here is ever sent.
+No verdict says that it is correct, and nothing here is sent. --json prints what a board may be
+given: no test that counts real subjects, and none of the evidence in the state folder.
 
 \b
 Examples:

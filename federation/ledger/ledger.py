@@ -249,7 +249,7 @@ class Ledger:
                     "update_digest": self.outbox.put_payload(charge, payload),
                     "versions": dict(versions or {}),
                 }
-                self.chain.append("release", body)
+                self.chain.append("release", body, at=self._untold())
             return self._receipt(book, charge)
 
     def resend(self, key: RoundKey, *, request_digest: str) -> tuple[bytes, Receipt] | None:
@@ -396,7 +396,11 @@ class Ledger:
 
     def _lose(self, book: Book, seq: int) -> None:
         if seq not in book.releases and seq not in book.losses:
-            self.chain.append("loss", {"charge_seq": seq})
+            self.chain.append("loss", {"charge_seq": seq}, at=self._untold())
+
+    def _untold(self) -> str:
+        """Return the time of the record before: how long a round took depends on who was drawn."""
+        return self.chain.records[-1].at
 
     def _record_refusal(self, book: Book, work: Work, code: str) -> None:
         """Record each refusal once per key, up to a limit: a hub cannot flood the ledger."""

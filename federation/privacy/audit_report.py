@@ -129,12 +129,28 @@ class SelfAuditReport:
             **values,
         }
 
+    def for_others(self) -> dict[str, Any]:
+        """Return JSON values for whoever is not the site: nothing counted over real subjects.
+
+        The verdict is over all tests, as it stands; tests and faults about subjects are left out.
+        """
+        values = self.to_json()
+        about = {one.name for one in self.tests if one.about == "subjects"}
+        about |= {one.name for one in self.faults if one.about == "subjects"}
+        for name in ("tests", "faults"):
+            values[name] = [one for one in values[name] if one["about"] != "subjects"]
+        for name in ("violations", "unseen"):
+            values[name] = [one for one in values[name] if one not in about]
+        if self.unseen or self.violations:
+            values["statement"] = f"{self.verdict.replace('_', ' ')}; {self._bound}"
+        return values
+
     def statement(self) -> str:
         """Return the conclusion in one line.
 
         With the one-run bound, always: the larger of two bounds would hold less often than 95 %.
         """
-        worded = f"epsilon >= {self.epsilon_one_run:.2f} at 95 % confidence{self._missed}"
+        worded = self._bound
         if self.verdict == "violation":
             names = ", ".join(f"{t.name} (p = {t.p_value:.1g})" for t in self.violations)
             return f"violation of the plan: {names}; {worded}"
@@ -142,6 +158,10 @@ class SelfAuditReport:
             names = ", ".join(fault.name for fault in self.unseen)
             return f"inconclusive: these steps could not show {names}; {worded}"
         return f"no evidence of violation; {worded}"
+
+    @property
+    def _bound(self) -> str:
+        return f"epsilon >= {self.epsilon_one_run:.2f} at 95 % confidence{self._missed}"
 
     @property
     def _missed(self) -> str:

@@ -1,4 +1,4 @@
-"""Subject-level DP-SGD: Opacus keeps, noises and scales the sum; the unit and the sum are ours.
+"""Subject-level DP-SGD over Opacus's ``DPOptimizer``; the unit, the sum and the noise are ours.
 
 One gradient sample is the mean gradient over one subject's images, so a subject with forty images
 moves a step no further than a subject with one.

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
+from federation.audit.report_sources import read_self_audits
 from federation.cli.app import app
 from federation.errors import FederationError, Refused
 from federation.evidence import FOLDER, SelfAudits, run_audits
@@ -153,11 +154,32 @@ def test_the_operator_sees_it_and_a_violation_is_exit_code_1(site, federation):
     assert shown.exit_code == 0 and "epsilon >=" in shown.output
     (path,) = files_of(site)
     document = json.loads(path.read_text())
-    document["report"]["verdict"] = "violation"
+    document["report"]["verdict"] = document["for_others"]["verdict"] = "violation"
     path.write_text(json.dumps(document))
     shown = CliRunner().invoke(app, ["site", "audit", str(file), "--json"])
     assert shown.exit_code == 1
     assert json.loads(shown.stdout)["experiments"][0]["verdict"] == "violation"
+
+
+def test_a_board_is_given_nothing_that_counts_real_subjects(site, federation, tmp_path):
+    (file, *_) = site_files(federation)
+    LocalRounds(site).train(request(tiny_experiment()))
+    (path,) = files_of(site)
+    kept = json.loads(path.read_text())
+    assert {one["about"] for one in kept["report"]["tests"]} == {"canaries", "noise", "subjects"}
+    shown = CliRunner().invoke(app, ["site", "audit", str(file), "--json"])
+    (told,) = json.loads(shown.stdout)["experiments"]
+    assert {one["about"] for one in told["tests"]} == {"canaries", "noise"}
+    hidden = {one["name"] for one in kept["report"]["tests"] if one["about"] == "subjects"}
+    assert hidden and not any(name in shown.stdout for name in hidden)
+    assert "state" in kept and "state" not in told
+    exported = tmp_path / "self-audits.json"
+    exported.write_text(shown.stdout)
+    (seen,) = read_self_audits([exported])
+    assert (seen.verdict, seen.site) == (kept["report"]["verdict"], site.name)
+    for given in (path, path.parent):
+        with pytest.raises(FederationError, match="must not leave the site"):
+            read_self_audits([given])
 
 
 def test_help_teaches_by_example():

@@ -14,6 +14,7 @@ from federation.ledger.closings import Closing
 from federation.ledger.receipts import Receipt
 from federation.messages import CloseRequest, DescribeRequest, EvaluateRequest, TrainRequest
 from federation.privacy.plan import make_plan
+from federation.privacy.random import SecureRandomness
 from federation.rounds import LocalRounds
 from federation.site import Permission
 from federation.training import initial_weights
@@ -72,6 +73,22 @@ def test_a_new_attempt_is_charged_again_and_has_fresh_noise(site, rounds):
     first, second = rounds.train(request()), rounds.train(request(attempt=2))
     assert first.payload != second.payload
     assert kinds(site).count("charge") == 2
+
+
+def test_each_charged_round_draws_from_a_source_of_its_own_and_a_resent_one_from_none(site):
+    made = []
+
+    def fresh():
+        made.append(SecureRandomness())
+        return made[-1]
+
+    rounds, used = LocalRounds(site, randomness=fresh), []
+    real = rounds._train_charged
+    rounds._train_charged = lambda work, scans: used.append(work.randomness) or real(work, scans)
+    rounds.train(request(1))
+    rounds.train(request(1))
+    rounds.train(request(2))
+    assert used == made and len({id(source) for source in made}) == 2
 
 
 def test_another_request_under_the_same_key_is_refused_as_equivocation(site, rounds):

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import yaml
@@ -352,7 +353,7 @@ def _audits(folder: Path, brains: Experiment, lungs: Experiment) -> None:
             "plan_digest": plan_of(experiment),
             "rounds": rounds,
         }
-        (folder / f"{name}.json").write_text(json.dumps({"site": name, "report": values}))
+        (folder / f"{name}.json").write_text(json.dumps(_as_printed(name, values)))
 
 
 HOSTILE = "<script>document.title='owned'</script><img src=http://127.0.0.1:9/x onerror=1>\"'&"
@@ -382,6 +383,11 @@ def hostile(folder: Path) -> Sample:
     _write_hostile(folder, lungs)
     sample.write()
     return sample
+
+
+def _as_printed(site: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Return what ``cohortium site audit --json`` prints."""
+    return {"format": "cohortium-site-audit/1", "site": site, "experiments": [values]}
 
 
 def _write_hostile(folder: Path, lungs: Experiment) -> None:

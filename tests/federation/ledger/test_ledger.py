@@ -439,3 +439,17 @@ def test_totals_that_the_site_itself_signed_anew_are_not_believed_when_it_opens(
     world.ledger.path.write_bytes(b"".join([*before, changed.line]))
     with pytest.raises(LedgerError, match="its totals are not those of the records"):
         world.reopened()
+
+
+def test_how_long_a_round_took_stands_nowhere_in_the_ledger(world, monkeypatch):
+    """It depends on how many subjects were drawn."""
+    world.approve()
+    times = iter(f"2999-01-01T00:00:{second:02}Z" for second in range(60))
+    monkeypatch.setattr("federation.ledger.ledger.now", lambda: next(times))
+    monkeypatch.setattr("federation.ledger.records.now", lambda: next(times))
+    world.ledger.release(world.charge(1), b"update")
+    world.ledger.lose(world.charge(2))
+    at = {record.kind: record.at for record in world.ledger.records[-4:]}
+    charged = [record.at for record in world.ledger.records if record.kind == "charge"]
+    assert (at["release"], at["loss"]) == tuple(charged)
+    assert charged[0] != charged[1]
