@@ -66,6 +66,9 @@ _BUSY = frozenset({408, 425, 429, 502, 503, 504})
 # Flower's answer to a site that is there already, or was until a moment ago and is still on lease.
 _ON_LEASE = 412
 
+# The hub heard nothing of a call that ended like this.
+_UNHEARD = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+
 _Answer = TypeVar("_Answer")
 
 
@@ -209,11 +212,15 @@ class FleetConnection:
     def take(self) -> Message | None:
         """Return the next whole message for this site, or None if there is none.
 
+        The hub hands a message over once. Where its answer may have been lost on the way, this is
+        not repeated: the agent leaves and comes back, and the hub asks anew.
+
         Raises:
             UnreachableError, NotAdmittedError, RunOverError: See there.
             FederationError: What arrived is no message.
         """
-        answer = self._call(self._client.PullMessages, PullMessagesRequest(node=self._node))
+        request = PullMessagesRequest(node=self._node)
+        answer = self._call(self._client.PullMessages, request, once=True)
         if not answer.messages_list:
             return None
         try:
@@ -298,8 +305,14 @@ class FleetConnection:
             except (httpx.HTTPError, RuntimeError, ValueError):
                 continue
 
-    def _call(self, method: Callable[[Any], _Answer], request: Any) -> _Answer:
-        """Call, and again while the hub is away, with growing pauses, for ``patience_s``."""
+    def _call(
+        self, method: Callable[[Any], _Answer], request: Any, *, once: bool = False
+    ) -> _Answer:
+        """Call, and again while the hub is away, with growing pauses, for ``patience_s``.
+
+        Args:
+            once: Do not call again where the hub may have heard the first call.
+        """
         end, pause = monotonic() + self._patience_s, 0.2
         while True:
             try:
@@ -308,6 +321,8 @@ class FleetConnection:
                 failure = _meaning(error.response, self.address)
             except httpx.TransportError as error:
                 failure = _not_reached(error, self.address)
+                if once and not isinstance(error, _UNHEARD):
+                    raise failure from error
             except ValueError:
                 failure = HubFaultError(f"The hub at {self.address} answered with what is none.")
             if not isinstance(failure, UnreachableError) or monotonic() + pause > end:
