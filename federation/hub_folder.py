@@ -110,8 +110,9 @@ class HubFolder:
         if self.config.ca != _OWN_CA:
             return None
         known = self.sites
-        issued = {f for f, name in _read_json(self.path / _ISSUED, default={}).items()
-                  if name in known}
+        issued = {
+            f for f, name in _read_json(self.path / _ISSUED, default={}).items() if name in known
+        }
         files = (self.path / "sites" / f"{name}.crt" for name in known)
         issued |= {certificates.fingerprint(path) for path in files if path.is_file()}
         return tuple(sorted(issued))

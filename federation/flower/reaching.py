@@ -1,4 +1,4 @@
-"""What a site can find out about its hub before it serves: whose clock is wrong, who is admitted."""
+"""What a site finds out about its hub before it serves: whose clock is wrong, who is admitted."""
 
 import ssl
 from contextlib import suppress
