@@ -84,6 +84,8 @@ class Federation:
 
     def start(self, name, *arguments):
         command = self.command(name, COHORTIUM, *arguments)
+        if name in self.processes:
+            self.processes.pop(name).wait(30)  # it died by itself
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 command, env=self.environment(), stdout=log, stderr=log, start_new_session=True
