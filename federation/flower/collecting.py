@@ -18,6 +18,8 @@ from federation.flower.refusals import INVALID_REPLY, NO_REPLY
 POLL_S = 0.1
 # Between two looks whether a site that had left is there again, in seconds.
 RETURN_S = 0.5
+# The node went away, or its reply never came to its end.
+_CUT_OFF = frozenset({ErrorCode.NODE_UNAVAILABLE, ErrorCode.MESSAGE_UNAVAILABLE})
 
 Answer = tuple[int, RecordDict | None]
 """A node and what it said; None where the transport says that no answer will come."""
@@ -33,7 +35,8 @@ class Collector:
         timeout_s: Longest wait, in seconds. A site in this process that has begun is not stopped.
 
     Attributes:
-        left: Nodes that were asked and went away; none of them answers until it is asked again.
+        left: Nodes that were asked and went away, at the latest while they replied; none of them
+            answers until it is asked again.
     """
 
     def __init__(self, grid: Grid, *, timeout_s: float, poll_s: float = POLL_S) -> None:
@@ -95,7 +98,7 @@ class Collector:
     def _answer(self, message_id: str, node_id: int, reply: Message) -> Iterator[Answer]:
         if not reply.has_content():
             self._open.pop(message_id, None)
-            if reply.has_error() and reply.error.code == ErrorCode.NODE_UNAVAILABLE:
+            if reply.has_error() and reply.error.code in _CUT_OFF:
                 self.left.add(node_id)
             yield node_id, None
         elif reply.metadata.src_node_id == node_id:

@@ -25,7 +25,12 @@ from flwr.proto.fleet_pb2 import (
     PushMessagesRequest,
 )
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
+from flwr.proto.message_pb2 import (
+    ConfirmMessageReceivedRequest,
+    ObjectTree,
+    PushObjectRequest,
+    PushObjectResponse,
+)
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.inflatable.inflatable_object import (
     InflatableObject,
@@ -256,7 +261,7 @@ class FleetConnection:
             )
             answer = self._call(self._client.PushMessages, request)
             push = make_push_object_fn_protobuf(
-                lambda one: self._call(self._client.PushObject, one),
+                self._push_object,
                 self._required_node(),
                 reply.metadata.run_id,
                 answer.session_id,
@@ -267,6 +272,21 @@ class FleetConnection:
                 push_object_contents_from_iterable(contents, push)
             except ObjectPushError as error:
                 raise UnreachableError("The hub let go of a reply before it was whole.") from error
+
+    def _push_object(self, request: PushObjectRequest) -> PushObjectResponse:
+        """Send a part of a reply. Where the answer was lost, the hub may have it already.
+
+        Flower then answers that it stores nothing: the part is not missing any more.
+        """
+        tries = 0
+
+        def push(one: PushObjectRequest) -> PushObjectResponse:
+            nonlocal tries
+            tries += 1
+            return self._client.PushObject(one)
+
+        answer = self._call(push, request)
+        return PushObjectResponse(stored=True) if tries > 1 else answer
 
     def _contents(self, run_id: int, tree: ObjectTree) -> dict[str, bytes]:
         """Fetch every part of a message, none of them other than its digest says."""
