@@ -44,7 +44,8 @@ def network(parties: list[str], mark: str) -> Iterator[Network]:
         ip("-n", switch, "link", "set", "bridge", "up")
         for number, (name, space) in enumerate(spaces.items()):
             port = f"port{number}"
-            ip("-n", switch, "link", "add", port, "type", "veth", "peer", "eth0", "netns", space)
+            pair = ("type", "veth", "peer", "name", "eth0", "netns", space)
+            ip("-n", switch, "link", "add", port, *pair)
             ip("-n", switch, "link", "set", port, "master", "bridge", "up")
             ip("-n", space, "addr", "add", f"{addresses[name]}/24", "dev", "eth0")
             ip("-n", space, "link", "set", "eth0", "up")
