@@ -187,14 +187,15 @@ PHASES = {
     "after the checkpoint, with the scores": (r"os.rename .*checkpoint/checkpoint\.json", 1),
     "before it tells of a round": (r"open .*events\.jsonl", 1),
     "closing": (r"os.rename .*/closings\.json", 1),
-    "with everything done but said": (r"os.rename .*/status\.json", 1),
+    # The third time: it had said that it runs, and told again of the rounds that there were.
+    "with everything done but said": (r"os.rename .*/status\.json", 3),
 }
 
 
 def test_a_hub_that_dies_in_each_phase_goes_on_to_the_one_model_at_no_charge(parts):
     wanted = experiment("phases", algorithm={"rounds": 1})
     path = approved(parts, wanted)
-    command, run = "watch", ""
+    run = ""
     for what, (call, number) in PHASES.items():
         parts.moment.at(call, number=number)
         if run:
@@ -208,7 +209,7 @@ def test_a_hub_that_dies_in_each_phase_goes_on_to_the_one_model_at_no_charge(par
         assert "resume" in status["why"], what
     rounds = completed(parts, run, "resume")
     assert [one["round"] for one in rounds] == [0, 1]
-    assert command and charges(parts, run) == dict.fromkeys(NAMES, 1)
+    assert charges(parts, run) == dict.fromkeys(NAMES, 1)
     assert not (folder_of(parts, run) / "checkpoint").exists()
     check_model(parts, wanted, run)
 
