@@ -227,6 +227,8 @@ def test_a_full_disk_at_the_hub_stops_a_run_that_goes_on_once_there_is_room(part
     check_model(parts, wanted, run)
 
 
+# Flower's own, where it packs an app.
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
 def test_a_hub_that_lies_gets_one_charge_and_a_code_for_each_lie(parts, monkeypatch):
     app = superlink._APP | {"cohortium_hub.py": b"from tests.e2e.rogue_hub import *\n"}
     monkeypatch.setattr(superlink, "_APP", app)
