@@ -236,7 +236,7 @@ class TestASiteThatIsNotAdmitted:
         )
         refused = parts.cohortium("site", "start", file)
         assert refused.returncode == 2
-        assert "is not registered, or was removed" in refused.stderr
+        assert "certificate is missing, expired or revoked" in refused.stderr
 
     @staticmethod
     def _copy(parts, tmp_path):
