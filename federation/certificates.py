@@ -80,6 +80,15 @@ def read_certificate(path: Path) -> x509.Certificate:
         raise FederationError(f"{path} is not a certificate ({error}).") from error
 
 
+def fingerprint(path: Path) -> str:
+    """Return a certificate's SHA-1 fingerprint, hex, by which nginx tells certificates apart.
+
+    Raises:
+        FederationError: The file is missing, or holds another thing.
+    """
+    return read_certificate(path).fingerprint(hashes.SHA1()).hex()  # noqa: S303 - nginx's own
+
+
 def make_authority(folder: Path, name: str) -> None:
     """Make ``ca.key`` and the certificate ``ca.crt`` that it signs itself."""
     key = new_key(folder / AUTHORITY_KEY)

@@ -251,7 +251,7 @@ def storage_errors(folder: Path) -> Iterator[None]:
         raise StorageError(
             f"{folder}: {error.strerror or error}. The run stands still, and what sites sent is "
             "not lost: they send it again at no charge. Make room, then go on with "
-            "'cohortium run --resume'."
+            "'cohortium run --resume', or at a hub with 'cohortium resume'."
         ) from error
 
 

@@ -60,7 +60,7 @@ class EgressJournal:
         except OSError as error:
             raise FederationError(
                 f"{self.path} cannot be written ({error.strerror}), so nothing was sent. Free some "
-                "space or mend the folder; the hub asks again."
+                "space or mend the folder: the reply is kept, and sent then."
             ) from error
         return entry
 

@@ -1,5 +1,6 @@
 """Files that are either the old one or the new one, also after a power cut."""
 
+import errno
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -49,12 +50,38 @@ def _written(path: Path, write: Callable[[BinaryIO], object], mode: int) -> Iter
 
 
 def append_durably(path: Path, line: bytes) -> None:
-    """Add one line at the end of a file of its owner's; it is on the disk when this returns."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    with os.fdopen(os.open(path, flags, 0o600), "ab") as file:
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
+    """Add one line at the end of a file of its owner's; it is on the disk when this returns.
+
+    A last line without its end, which a crash has left, was never acknowledged, and is cut off.
+
+    Raises:
+        OSError: The disk does not take it; nothing of the line stays in the file.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        end = _end_of_lines(descriptor)
+        os.ftruncate(descriptor, end)
+        try:
+            if os.write(descriptor, line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, end)
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _end_of_lines(descriptor: int) -> int:
+    """Return where the last whole line of a file ends."""
+    end = os.fstat(descriptor).st_size
+    while end:
+        start = max(0, end - 65_536)
+        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
 
 
 def sync_folder(folder: Path) -> None:

@@ -20,10 +20,13 @@ from federation.proxy import Proxy, nginx_config
 
 HUB_FILE = "hub.yaml"
 HUB_KEY = "hub-key"
+NGINX_FILE = "nginx.conf"
 SITE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _SHARED = "superexec-secret"
 _SITES = "sites.json"
 _NODES = "nodes.json"
+_ISSUED = "issued.json"
+_OWN_CA = Path("ca.crt")
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 
@@ -37,6 +40,8 @@ class HubConfig(Strict):
         link_port: Port of Flower's SuperLink, on loopback alone.
         certificate, key: Of the proxy, PEM; beside the hub file if not absolute.
         ca: Who signs the certificates that sites show, PEM.
+        crl: What that authority has revoked, PEM. The hub's own authority needs none: what it
+            signed is let through by name, until 'hub remove-site'.
     """
 
     format: Annotated[str, Field(pattern=r"^cohortium-hub/1$")]
@@ -45,7 +50,8 @@ class HubConfig(Strict):
     link_port: Port
     certificate: Path = Path("proxy.crt")
     key: Path = Path("proxy.key")
-    ca: Path = Path("ca.crt")
+    ca: Path = _OWN_CA
+    crl: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,22 @@ class HubFolder:
             ca=home / self.config.ca,
             link_ca=home / "ca.crt",
             folder=home / "proxy",
+            admitted=self._admitted,
+            revoked=home / self.config.crl if self.config.crl else None,
         )
+
+    @property
+    def _admitted(self) -> tuple[str, ...] | None:
+        """Fingerprints of what the hub's own authority has signed for sites that it knows now."""
+        if self.config.ca != _OWN_CA:
+            return None
+        known = self.sites
+        issued = {
+            f for f, name in _read_json(self.path / _ISSUED, default={}).items() if name in known
+        }
+        files = (self.path / "sites" / f"{name}.crt" for name in known)
+        issued |= {certificates.fingerprint(path) for path in files if path.is_file()}
+        return tuple(sorted(issued))
 
     @property
     def secret_path(self) -> Path:
@@ -118,7 +139,7 @@ class HubFolder:
     def write_proxy(self) -> Path:
         """Write the proxy's configuration and return where it lies."""
         private_folder(self.path / "proxy")
-        path = self.path / "nginx.conf"
+        path = self.path / NGINX_FILE
         write_atomically(path, nginx_config(self.proxy).encode())
         return path
 
@@ -145,11 +166,13 @@ class HubFolder:
             raise FederationError(f"This key is {twin}'s. Every site has a key of its own.")
         out = private_folder(self.path / "sites") / f"{name}.crt"
         certificates.certify_site(self.path, name, key, out)
+        issued = _read_json(self.path / _ISSUED, default={})
+        _write_json(self.path / _ISSUED, {**issued, certificates.fingerprint(out): name})
         self._write_sites({**{s.name: s.public_key for s in known.values()}, name: text})
         return out
 
     def remove_site(self, name: str) -> KnownSite:
-        """Admit a site no longer, and return what is known of it.
+        """Admit a site no longer, and none of its certificates; return what is known of it.
 
         Raises:
             FederationError: There is none of this name.
@@ -158,12 +181,17 @@ class HubFolder:
         if name not in known:
             raise FederationError(f"No site is called {name}. Known: {', '.join(known) or 'none'}.")
         removed = known.pop(name)
-        self._write_sites({site.name: site.public_key for site in known.values()})
+        # First: should the site come back under this name, what it has now stays shut out.
+        issued = _read_json(self.path / _ISSUED, default={})
+        _write_json(self.path / _ISSUED, {f: one for f, one in issued.items() if one != name})
         (self.path / "sites" / f"{name}.crt").unlink(missing_ok=True)
+        self._write_sites({site.name: site.public_key for site in known.values()})
         return removed
 
     def _write_sites(self, keys: Mapping[str, str]) -> None:
+        """Write who is known; a running hub lets the proxy read its file again when it changes."""
         _write_json(self.path / _SITES, dict(sorted(keys.items())))
+        self.write_proxy()
 
 
 def init_hub(folder: Path, *, address: str, listen: str, link_port: int) -> HubFolder:

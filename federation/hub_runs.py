@@ -147,14 +147,18 @@ def open_run(hub: HubFolder, run: str) -> RunFolder:
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether a process runs on this machine."""
+    """Tell whether a process runs on this machine. One that only waits to be reaped does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    return True
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return True  # not Linux
+    return state != "Z"
 
 
 def all_runs(hub: HubFolder) -> list[RunFolder]:

@@ -32,6 +32,10 @@ class Proxy:
         ca: Who signs the certificates of sites, PEM.
         link_ca: Who signs the SuperLink's own certificate, PEM.
         folder: For the proxy's own files, written by nobody else.
+        admitted: SHA-1 fingerprints, hex, of the certificates that are let through; None for all
+            that ``ca`` has signed. SHA-1 is what nginx offers; a forger would have to find a second
+            certificate of the same fingerprint that ``ca`` has signed as well.
+        revoked: A revocation list of ``ca``, PEM, or None.
     """
 
     listen: str
@@ -41,21 +45,26 @@ class Proxy:
     ca: Path
     link_ca: Path
     folder: Path
+    admitted: tuple[str, ...] | None = None
+    revoked: Path | None = None
 
 
 def nginx_config(proxy: Proxy) -> str:
     """Return a complete nginx configuration (nginx 1.22 or later) that runs without root."""
     calls = "|".join(FLEET_CALLS)
+    crl = f"ssl_crl {proxy.revoked};" if proxy.revoked else "# No revocation list (hub.yaml: crl)."
     return f"""\
-# Written by cohortium hub init. Sites reach the calls below and nothing else.
+# Written by 'cohortium hub'. Sites reach the calls below and nothing else.
 daemon off;
 pid {proxy.folder}/nginx.pid;
 error_log {proxy.folder}/error.log warn;
 worker_processes 1;
+worker_shutdown_timeout 10s;  # of a worker whose configuration is no more
 events {{ worker_connections 1024; }}
 
 http {{
     server_tokens off;
+    map_hash_bucket_size 128;
     access_log off;
     client_body_temp_path {proxy.folder}/body;
     proxy_temp_path {proxy.folder}/proxy;
@@ -64,6 +73,11 @@ http {{
     scgi_temp_path {proxy.folder}/unused;
     client_max_body_size {_MAX_BODY};
     keepalive_timeout 75s;
+
+    # Whose certificate is let through: 'hub add-site' and 'hub remove-site' write this.
+    map $ssl_client_fingerprint $admitted {{
+{_admitted(proxy)}
+    }}
 
     upstream superlink {{
         server 127.0.0.1:{proxy.link_port};
@@ -79,6 +93,8 @@ http {{
         ssl_client_certificate {proxy.ca};
         ssl_verify_client on;
         ssl_verify_depth 2;
+        {crl}
+        if ($admitted = 0) {{ return 400; }}
 
         location ~ ^/v1/fleet/({calls})$ {{
             limit_except POST {{ deny all; }}
@@ -97,3 +113,10 @@ http {{
     }}
 }}
 """
+
+
+def _admitted(proxy: Proxy) -> str:
+    if proxy.admitted is None:
+        return "        default 1;"
+    lines = ["        default 0;", *(f"        {one} 1;" for one in sorted(proxy.admitted))]
+    return "\n".join(lines)

@@ -30,7 +30,7 @@ pinned hub has signed, and only experiments that were approved here (cohortium s
 \b
 Examples:
   cohortium site start site.yaml
-  cohortium site start site.yaml --check     # look whether all is well, connect to nothing
+  cohortium site start site.yaml --check     # look whether all is well, and answer nothing
   cohortium site start site.yaml --unit > /etc/systemd/system/cohortium-site.service
 
 Exit status: 0 ended by you, or all is well; 1 --check found what blocks; 2 it cannot go on.
@@ -126,7 +126,7 @@ def start(
         typer.echo(unit_for(site_file, load_site_config(site_file)), nl=False)
         return
     site = open_site(site_file)
-    findings = list(preflight(site))
+    findings = list(preflight(site, knock=check))
     for one in findings:
         mark = "BLOCKS" if one.blocks else "look" if one.remedy else "ok"
         typer.echo(f"{mark:7} {one.what:15} {one.found}", err=True)

@@ -60,7 +60,9 @@ Example:
   cohortium hub add-site hub/hub.yaml ward-b ward-b.pub
 """
 
-REMOVE_HELP = """Admit a site no longer. Its connection ends at its next call.
+REMOVE_HELP = """Admit a site no longer, nor its certificate. Its connection ends at its next call.
+
+A proxy of your own (hub start --no-proxy) must read hub/nginx.conf again: nginx -s reload.
 
 \b
 Example:

@@ -3,6 +3,8 @@
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,6 +67,7 @@ Example:
 """
 
 POLL_S = 0.3
+_DIED = "its process at the hub died; resume the run"
 
 
 def submit(
@@ -174,6 +177,8 @@ def _follow(folder: "RunFolder", *, as_json: bool) -> None:
     for event in _events_until_the_end(folder):
         typer.echo(json.dumps(event) if as_json else _in_words(event, folder.status.rounds))
     status = folder.status
+    if status.state == "running":  # its process is gone, and the disk is too full to say so there
+        status = replace(status, state="stopped", why=_DIED)
     if as_json:
         typer.echo(json.dumps(status.to_json()))
     else:
@@ -194,7 +199,8 @@ def _events_until_the_end(folder: "RunFolder") -> Iterator[dict[str, Any]]:
                 yield event
         if ended:
             if status.state == "running":
-                folder.note(state="stopped", why="its process at the hub died; resume the run")
+                with suppress(OSError):
+                    folder.note(state="stopped", why=_DIED)
             return
         time.sleep(POLL_S)
 

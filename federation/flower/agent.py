@@ -32,6 +32,8 @@ _site_log = logging.getLogger("cohortium.site")
 
 # How often a site looks for work, in seconds: often while a run is under way, seldom when idle.
 POLL_S, IDLE_POLL_S = 0.1, 2.0
+# Between two tries to write down what is to be sent, in seconds.
+JOURNAL_S = 2.0
 _SLOWER = 1.05
 Told = Callable[[str], None]
 
@@ -153,10 +155,23 @@ class Agent:
         self._told(f"answering a {kind} request")
         reply = self._reply(message, kind)
         self._wait_for_tick(began)
-        if not self._stop.is_set():
-            self._note(connection.address, kind, reply)
+        if self._noted(connection.address, kind, reply):
             self._unsent = reply
             self._give_unsent(connection)
+
+    def _noted(self, address: str, kind: str, reply: Message) -> bool:
+        """Write down what is to be sent, as soon as the disk takes it; False if stopped first."""
+        while not self._stop.is_set():
+            try:
+                self._note(address, kind, reply)
+            except FederationError as error:
+                if self._doing != str(error):
+                    _site_log.warning("Not sent yet: %s", error)
+                self._told(str(error))
+                self._stop.wait(JOURNAL_S)
+            else:
+                return True
+        return False
 
     def _told(self, doing: str) -> None:
         if doing != self._doing:

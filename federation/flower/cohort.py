@@ -17,6 +17,9 @@ from federation.messages import DescribeRequest, Description
 
 # Between two looks whether a site has come, in seconds.
 _LOOK_S = 1.0
+# How long a site that went away while it was asked is waited for, in seconds: the hub lets go of
+# one that was killed within half a minute, and its agent tries every ten seconds.
+RETURN_S = 45.0
 
 
 def ask_who_takes_part(
@@ -42,7 +45,7 @@ def ask_who_takes_part(
     messages = addressed(
         grid, names, content, MessageType.QUERY, round_number=0, timeout_s=timeout_s
     )
-    answers = ask_all(grid, messages, names, timeout_s=timeout_s)
+    answers = ask_all(grid, messages, names, timeout_s=timeout_s, return_s=RETURN_S)
     for node_id, reply in answers.by_node.items():
         try:
             site = _described(reply, names[node_id], known=isinstance(grid, NamedGrid))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 
 from flwr.app import Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from federation.errors import FederationError, Refused
@@ -15,6 +16,10 @@ from federation.flower.refusals import INVALID_REPLY, NO_REPLY
 
 # Between two looks at messages that nobody has answered yet, in seconds.
 POLL_S = 0.1
+# Between two looks whether a site that had left is there again, in seconds.
+RETURN_S = 0.5
+# The node went away, or its reply never came to its end.
+_CUT_OFF = frozenset({ErrorCode.NODE_UNAVAILABLE, ErrorCode.MESSAGE_UNAVAILABLE})
 
 Answer = tuple[int, RecordDict | None]
 """A node and what it said; None where the transport says that no answer will come."""
@@ -28,12 +33,17 @@ class Collector:
 
     Args:
         timeout_s: Longest wait, in seconds. A site in this process that has begun is not stopped.
+
+    Attributes:
+        left: Nodes that were asked and went away, at the latest while they replied; none of them
+            answers until it is asked again.
     """
 
     def __init__(self, grid: Grid, *, timeout_s: float, poll_s: float = POLL_S) -> None:
         self._grid = grid
         self._poll_s = poll_s
         self._open: dict[str, int] = {}
+        self.left: set[int] = set()
         self.wait_until(timeout_s)
 
     def wait_until(self, timeout_s: float) -> None:
@@ -57,6 +67,16 @@ class Collector:
             if message_id is not None:
                 self._open[message_id] = known.get(message_id, in_order[number])
 
+    def wait_for_return(self) -> list[int]:
+        """Return those who had left and are there again, to be asked anew; empty if time is up."""
+        while self.left and self.seconds_left:
+            back = [node_id for node_id in self._grid.get_node_ids() if node_id in self.left]
+            self.left.difference_update(back)
+            if back:
+                return back
+            time.sleep(min(RETURN_S, self.seconds_left))
+        return []
+
     def __iter__(self) -> Iterator[Answer]:
         while self._open and self.seconds_left:
             found = False
@@ -78,6 +98,8 @@ class Collector:
     def _answer(self, message_id: str, node_id: int, reply: Message) -> Iterator[Answer]:
         if not reply.has_content():
             self._open.pop(message_id, None)
+            if reply.has_error() and reply.error.code in _CUT_OFF:
+                self.left.add(node_id)
             yield node_id, None
         elif reply.metadata.src_node_id == node_id:
             self._open = {i: node for i, node in self._open.items() if node != node_id}
@@ -124,12 +146,41 @@ class Answers:
 
 
 def ask_all(
-    grid: Grid, messages: Iterable[Message], names: Mapping[int, str], *, timeout_s: float
+    grid: Grid,
+    messages: Iterable[Message],
+    names: Mapping[int, str],
+    *,
+    timeout_s: float,
+    return_s: float = 0.0,
 ) -> Answers:
-    """Send these and sort what comes back in time. For answers that are small."""
+    """Send these and sort what comes back in time. For answers that are small.
+
+    Args:
+        return_s: How long sites that went away meanwhile are waited for, in seconds; those that
+            are there again are asked again.
+    """
+    sent = list(messages)
     collector = Collector(grid, timeout_s=timeout_s)
-    collector.ask(messages)
-    return Answers.of(collector, names)
+    collector.ask(sent)
+    answers = [(node_id, content) for node_id, content in collector if content is not None]
+    collector.wait_until(min(timeout_s, return_s))
+    while back := collector.wait_for_return():
+        collector.wait_until(timeout_s)
+        collector.ask(_again(grid, sent, back, timeout_s))
+        answers += [(node_id, content) for node_id, content in collector if content is not None]
+        collector.wait_until(0.0)
+    return Answers.of(answers, names)
+
+
+def _again(grid: Grid, sent: list[Message], nodes: list[int], ttl: float) -> list[Message]:
+    """Return messages of the same content: one that was sent has Flower's id, and is no other."""
+    return [
+        grid.create_message(
+            one.content, one.metadata.message_type, node_id, one.metadata.group_id, ttl
+        )
+        for one in sent
+        if (node_id := one.metadata.dst_node_id) in nodes
+    ]
 
 
 def note_refusal(

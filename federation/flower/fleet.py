@@ -33,7 +33,12 @@ from flwr.proto.fleet_pb2 import (
     PushMessagesRequest,
 )
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
+from flwr.proto.message_pb2 import (
+    ConfirmMessageReceivedRequest,
+    ObjectTree,
+    PushObjectRequest,
+    PushObjectResponse,
+)
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.inflatable.inflatable_object import (
     InflatableObject,
@@ -74,6 +79,9 @@ _MAX_MESSAGE_BYTES = MAX_WEIGHTS_BYTES + 64 * 1024**2
 _BUSY = frozenset({408, 425, 429, 502, 503, 504})
 # Flower's answer to a site that is there already, or was until a moment ago and is still on lease.
 _ON_LEASE = 412
+
+# The hub heard nothing of a call that ended like this.
+_UNHEARD = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 _Answer = TypeVar("_Answer")
 
@@ -239,11 +247,15 @@ class FleetConnection:
     def take(self) -> Message | None:
         """Return the next whole message for this site, or None if there is none.
 
+        The hub hands a message over once. Where its answer may have been lost on the way, this is
+        not repeated: the agent leaves and comes back, and the hub asks anew.
+
         Raises:
             UnreachableError, NotAdmittedError, RunOverError: See there.
             FederationError: What arrived is no message.
         """
-        answer = self._call(self._client.PullMessages, PullMessagesRequest(node=self._node))
+        request = PullMessagesRequest(node=self._node)
+        answer = self._call(self._client.PullMessages, request, once=True)
         if not answer.messages_list:
             return None
         try:
@@ -279,7 +291,7 @@ class FleetConnection:
             )
             answer = self._call(self._client.PushMessages, request)
             push = make_push_object_fn_protobuf(
-                lambda one: self._call(self._client.PushObject, one),
+                self._push_object,
                 self._required_node(),
                 reply.metadata.run_id,
                 answer.session_id,
@@ -290,6 +302,21 @@ class FleetConnection:
                 push_object_contents_from_iterable(contents, push)
             except ObjectPushError as error:
                 raise UnreachableError("The hub let go of a reply before it was whole.") from error
+
+    def _push_object(self, request: PushObjectRequest) -> PushObjectResponse:
+        """Send a part of a reply. Where the answer was lost, the hub may have it already.
+
+        Flower then answers that it stores nothing: the part is not missing any more.
+        """
+        tries = 0
+
+        def push(one: PushObjectRequest) -> PushObjectResponse:
+            nonlocal tries
+            tries += 1
+            return self._client.PushObject(one)
+
+        answer = self._call(push, request)
+        return PushObjectResponse(stored=True) if tries > 1 else answer
 
     def _contents(self, run_id: int, tree: ObjectTree) -> dict[str, bytes]:
         """Fetch every part of a message, none of them other than its digest says."""
@@ -328,8 +355,14 @@ class FleetConnection:
             except (httpx.HTTPError, RuntimeError, ValueError):
                 continue
 
-    def _call(self, method: Callable[[Any], _Answer], request: Any) -> _Answer:
-        """Call, and again while the hub is away, with growing pauses, for ``patience_s``."""
+    def _call(
+        self, method: Callable[[Any], _Answer], request: Any, *, once: bool = False
+    ) -> _Answer:
+        """Call, and again while the hub is away, with growing pauses, for ``patience_s``.
+
+        Args:
+            once: Do not call again where the hub may have heard the first call.
+        """
         end, pause = monotonic() + self._patience_s, 0.2
         while True:
             try:
@@ -338,6 +371,8 @@ class FleetConnection:
                 failure = _meaning(error.response, self.address)
             except httpx.TransportError as error:
                 failure = _not_reached(error, self.address)
+                if once and not isinstance(error, _UNHEARD):
+                    raise failure from error
             except ValueError:
                 failure = HubFaultError(f"The hub at {self.address} answered with what is none.")
             if not isinstance(failure, UnreachableError) or monotonic() + pause > end:

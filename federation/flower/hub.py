@@ -20,7 +20,7 @@ from federation.flower.superlink import (
     superexec_command,
     superlink_command,
 )
-from federation.hub_folder import HubFolder
+from federation.hub_folder import NGINX_FILE, HubFolder
 from federation.hub_runs import all_runs
 
 # So many restarts of one process in so many seconds are no accident.
@@ -74,6 +74,11 @@ class _Process:
         """Tell whether it was started and runs no more."""
         return self.process is not None and self.process.poll() is not None
 
+    def signal(self, number: int) -> None:
+        """Send it a signal, if it runs."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+
     def stop(self) -> None:
         """End it and what it has started: politely, then not."""
         if self.process is None:
@@ -113,6 +118,8 @@ class HubProcesses:
         runs_runs = _Process("superexec", superexec_command(hub), env, hub.path)
         self._exec = runs_runs if executor else None
         self._proxy = _Process("nginx", _nginx(hub), env, hub.path) if proxy else None
+        self._proxy_file = hub.path / NGINX_FILE
+        self._proxied = b""
 
     def run(self, stop: threading.Event) -> None:
         """Serve until ``stop`` is set.
@@ -131,18 +138,17 @@ class HubProcesses:
 
     def _start_all(self) -> None:
         self._start_link()
-        if self._proxy is not None:
-            self._proxy.start()
+        self._start_proxy()
         self._told(f"serving sites at {self._hub.config.address}")
 
     def _start_link(self) -> None:
+        _note_interrupted(self._hub)
         process = self._link.start()
         with Control(self._hub) as control:
             control.wait_until_up(process)
             self._hub.write_nodes(control.register(self._hub.sites.values()))
         if self._exec is not None:
             self._exec.start()
-        _note_interrupted(self._hub)
 
     def _restart_what_ended(self) -> None:
         if self._link.ended:
@@ -155,7 +161,21 @@ class HubProcesses:
             self._exec.start()
         if self._proxy is not None and self._proxy.ended:
             self._told("the proxy ended; it is started again")
+            self._start_proxy()
+        self._reload_proxy()
+
+    def _start_proxy(self) -> None:
+        if self._proxy is not None:
+            self._proxied = self._proxy_file.read_bytes()
             self._proxy.start()
+
+    def _reload_proxy(self) -> None:
+        """Let nginx read its file again once it has changed: connections that are open end."""
+        if self._proxy is None or self._proxied == (now := self._proxy_file.read_bytes()):
+            return
+        self._proxied = now
+        self._proxy.signal(signal.SIGHUP)
+        self._told("the proxy reads anew which certificates are admitted")
 
     def _stop_all(self) -> None:
         for process in (self._proxy, self._exec, self._link):
@@ -175,9 +195,12 @@ def _nginx(hub: HubFolder) -> list[str]:
 
 
 def _note_interrupted(hub: HubFolder) -> None:
-    """Runs of a SuperLink that is no more do not run, whatever their status says."""
+    """Runs of a SuperLink that is no more do not run, whatever their status says.
+
+    Nor do those that were submitted to it and had not begun.
+    """
     for run in all_runs(hub):
-        if run.status.state in ("running", "submitted") and run.status.flower_run:
+        if run.status.state in ("running", "submitted"):
             run.note(state="stopped", why="the hub was restarted; resume the run", flower_run=0)
 
 

@@ -2,15 +2,17 @@
 
 import os
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 
 from flwr.serverapp import Grid
 
-from federation.checkpoint import CHECKPOINT, Checkpoint
+from federation.checkpoint import CHECKPOINT, FILE, Checkpoint, storage_errors
 from federation.errors import FederationError
 from federation.flower.hub_grid import HubGrid
+from federation.flower.whole_run import MODEL, write_json
 from federation.flower.whole_run import carry_out as carry_out_rounds
-from federation.flower.whole_run import write_json
 from federation.hub_folder import HubFolder
 from federation.hub_runs import RunFolder
 from federation.messages import RoundFinished
@@ -31,8 +33,12 @@ def carry_out(hub: HubFolder, run: RunFolder, grid: Grid, *, flower_run: int) ->
     """
     if run.status.state == "cancelled":
         return
-    run.note(state="running", pid=os.getpid(), flower_run=flower_run, why="")
+    if (run.path / MODEL).is_file() and not (run.path / CHECKPOINT / FILE).is_file():
+        run.note(state="completed", why="")  # it was, and its process died before it said so
+        return
     try:
+        with storage_errors(run.path):
+            run.note(state="running", pid=os.getpid(), flower_run=flower_run, why="")
         named = HubGrid(grid, hub.nodes, hub.key, valid_s=ROUND_S)
         experiment = run.experiment
         _wait_for_sites(named, len(hub.sites), experiment.algorithm.min_sites)
@@ -45,17 +51,31 @@ def carry_out(hub: HubFolder, run: RunFolder, grid: Grid, *, flower_run: int) ->
                 run=run.run,
                 keep=partial(write_json, run.path / "receipts.json"),
                 on_event=partial(_after_round, run),
+                on_resume=partial(_catch_up, run),
                 timeout_s=ROUND_S,
             )
     except FederationError as error:
-        run.note(state="stopped", why=str(error))
+        # Where the disk is full, who watches sees that the process is gone; its log has the rest.
+        with suppress(OSError):
+            run.note(state="stopped", why=str(error))
         raise
     run.note(state="completed")
 
 
 def _after_round(run: RunFolder, event: RoundFinished) -> None:
-    run.append(event)
-    run.note(done=event.round)
+    with storage_errors(run.path):
+        run.append(event)
+        run.note(done=event.round)
+
+
+def _catch_up(run: RunFolder, events: Sequence[RoundFinished]) -> None:
+    """Tell of rounds that are in the checkpoint and that nobody was told of."""
+    told = {event["round"] for event in run.events()}
+    with storage_errors(run.path):
+        for event in events:
+            if event.round not in told:
+                run.append(event)
+        run.note(done=events[-1].round)
 
 
 def _wait_for_sites(grid: HubGrid, registered: int, at_least: int) -> None:

@@ -214,6 +214,16 @@ class HubRun:
         collector.ask(training.messages(grid, self._known_cohort(), nodes, timeout_s=timeout_s))
 
     def _take_all(self, grid: Grid, training: TrainingRound, collector: Collector) -> None:
+        """Take what comes; where that is too little, wait for sites that went away meanwhile."""
+        self._take_what_comes(grid, training, collector)
+        while self._min_sites - len(collector.left) <= len(training.updates) < self._min_sites:
+            back = collector.wait_for_return()
+            if not back:
+                return
+            self._ask(grid, training, collector, back)
+            self._take_what_comes(grid, training, collector)
+
+    def _take_what_comes(self, grid: Grid, training: TrainingRound, collector: Collector) -> None:
         for node_id, content in collector:
             lost = training.take(node_id, content)
             # A message without time is none to Flower, and a charge at the site.

@@ -5,7 +5,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,6 +19,7 @@ from federation.errors import FederationError
 from federation.flower.agent import Agent
 from federation.flower.client_app import client_app
 from federation.flower.fleet import FleetConnection, load_node_key, tls_context
+from federation.flower.reaching import compare_clocks, may_pass, why_not_admitted
 from federation.rounds import LocalRounds
 from federation.signed_requests import Gate
 from federation.site import Site
@@ -45,14 +46,20 @@ class Finding:
     blocks: bool = False
 
 
-def preflight(site: Site) -> Iterator[Finding]:
-    """Look at all that a site needs to answer a hub, without opening an image or a connection."""
+def preflight(site: Site, *, knock: bool = False) -> Iterator[Finding]:
+    """Look at all that a site needs to answer a hub, without opening an image.
+
+    Args:
+        knock: Also go to the hub and leave again, to see whether it admits this site.
+    """
     hub = site.config.hub
     if hub is None:
         yield Finding("hub", "none in the site file", "add a 'hub' section, see docs/hub.md", True)
         return
     yield Finding("hub", f"{hub.address}, key {hub.key[:16]}...")
-    yield from _certificate(site, hub)
+    usable = yield from _certificate(site, hub)
+    if usable:
+        yield from _reached(site, hub, knock=knock)
     yield from _data(site)
     yield _budget(site)
     yield _disk(site)
@@ -70,7 +77,8 @@ def require_ready(site: Site, findings: Iterable[Finding]) -> None:
             raise FederationError(f"{site.name}: {one.what}: {one.found}; {one.remedy}")
 
 
-def _certificate(site: Site, hub: HubConfig) -> Iterator[Finding]:
+def _certificate(site: Site, hub: HubConfig) -> Generator[Finding, None, bool]:
+    """Look at the certificate; return whether the hub can be called with it."""
     key_path = AgentFolder(site.config.state).key_path
     try:
         key = load_node_key(key_path)
@@ -78,7 +86,7 @@ def _certificate(site: Site, hub: HubConfig) -> Iterator[Finding]:
         tls_context(hub.ca, hub.certificate, key_path)
     except FederationError as error:
         yield Finding("certificate", "cannot be used", str(error), blocks=True)
-        return
+        return False
     left = certificate.not_valid_after_utc - datetime.now(UTC)
     ask = "ask the hub's operator for a new one: cohortium hub add-site"
     if public_text(key.public_key()) != _key_of(certificate):
@@ -88,6 +96,30 @@ def _certificate(site: Site, hub: HubConfig) -> Iterator[Finding]:
     else:
         soon = ask if left.days < _SOON_DAYS else ""
         yield Finding("certificate", f"valid for {left.days} days", soon)
+        return True
+    return False
+
+
+def _reached(site: Site, hub: HubConfig, *, knock: bool) -> Iterator[Finding]:
+    folder = AgentFolder(site.config.state)
+    context = tls_context(hub.ca, hub.certificate, folder.key_path)
+    clock = compare_clocks(hub.address, context)
+    if clock is None:
+        yield Finding("clock", "the hub cannot be reached", "compare the clock by hand")
+    else:
+        remedy = "" if clock.fits else "set it: NTP keeps it right"
+        yield Finding("clock", str(clock), remedy, blocks=not clock.fits)
+    if knock and folder.status() is not None:
+        yield Finding("key", "used by the agent that runs")
+    elif knock:
+        refused = why_not_admitted(hub.address, context, load_node_key(folder.key_path))
+        yield _key_finding(refused)
+
+
+def _key_finding(refused: FederationError | None) -> Finding:
+    if refused is None:
+        return Finding("key", "registered: the hub admits this site")
+    return Finding("key", "not admitted now", str(refused), blocks=not may_pass(refused))
 
 
 def _key_of(certificate: x509.Certificate) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from federation.checkpoint import Checkpoint, RunState
+from federation.checkpoint import Checkpoint, RunState, storage_errors
 from federation.experiment import Experiment
 from federation.files import write_atomically
 from federation.flower.hub_run import Watcher
@@ -31,7 +31,10 @@ from models.weights import weights_to_bytes
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
 
+# A run's last result: written while there still is a checkpoint.
+MODEL = "model.safetensors"
 Keep = Callable[[Sequence[Mapping[str, Any]]], None]
+_Resumed = Callable[[Sequence[RoundFinished]], None]
 
 
 def carry_out(  # noqa: PLR0913 - all but three are named
@@ -43,6 +46,7 @@ def carry_out(  # noqa: PLR0913 - all but three are named
     run: str,
     keep: Keep,
     on_event: Watcher,
+    on_resume: _Resumed = lambda _: None,
     timeout_s: float = DEFAULT_TIMEOUT_S,
 ) -> tuple[RunResult, LoggedRun, str]:
     """Carry out the rounds that are left, and leave everything in ``out``.
@@ -50,6 +54,7 @@ def carry_out(  # noqa: PLR0913 - all but three are named
     Args:
         run: The run's id, where there is no checkpoint yet.
         keep: Told the receipts so far after each round, before ``on_event`` is.
+        on_resume: Told the rounds that were finished before, where a run goes on.
 
     Returns:
         What the rounds came to, its record in MLflow, and the address of the MLflow store.
@@ -59,14 +64,16 @@ def carry_out(  # noqa: PLR0913 - all but three are named
         StorageError: The disk is full; the run can go on.
     """
     try:
-        result = _rounds_left(experiment, grid, checkpoint, run, keep, on_event, timeout_s)
+        told = (keep, on_event, on_resume)
+        result = _rounds_left(experiment, grid, checkpoint, run, told, timeout_s)
     except RunStoppedError as stopped:
         keep(stopped.receipts)
         write_json(out / "closings.json", stopped.closings)
         raise
     keep(result.receipts)
     write_json(out / "closings.json", result.closings)
-    write_atomically(out / "model.safetensors", weights_to_bytes(result.weights), mode=0o644)
+    with storage_errors(out):
+        write_atomically(out / MODEL, weights_to_bytes(result.weights), mode=0o644)
     store = open_store(out.resolve() / "mlflow")
     tracked = log_run(_tracked(experiment, result, store))
     checkpoint.remove()
@@ -78,16 +85,20 @@ def _rounds_left(  # noqa: PLR0913, PLR0917 - as ``carry_out`` has them
     grid: "Grid",
     checkpoint: Checkpoint,
     run: str,
-    keep: Keep,
-    on_event: Watcher,
+    told: tuple[Keep, Watcher, _Resumed],
     timeout_s: float,
 ) -> RunResult:
+    keep, on_event, on_resume = told
     state: RunState | None = None
     weights = None
     if checkpoint.exists:
         state, weights = checkpoint.load(experiment.digest())
     events = [] if state is None else state.events
     receipts = [dict(receipt) for event in events for receipt in event.receipts]
+    if events:
+        # This process may have died between the checkpoint and what it tells of it.
+        keep(receipts)
+        on_resume(events)
 
     def after_round(event: RoundFinished) -> None:
         # What sites have paid for is on record even if this process dies in the next round.
@@ -116,7 +127,8 @@ def _rounds_left(  # noqa: PLR0913, PLR0917 - as ``carry_out`` has them
 def write_json(path: Path, values: Sequence[Mapping[str, Any]]) -> None:
     """Write what sites have signed, for anybody to read."""
     text = json.dumps(list(values), indent=1, sort_keys=True)
-    write_atomically(path, text.encode(), mode=0o644)
+    with storage_errors(path.parent):
+        write_atomically(path, text.encode(), mode=0o644)
 
 
 def _tracked(experiment: Experiment, result: RunResult, store: str) -> TrackedRun:

@@ -1,5 +1,6 @@
 """A hub and its sites as people run them: separate processes, TLS, keys, nginx in between."""
 
+import json
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from federation.flower.superlink import Control
 from federation.hub_folder import HubFolder, init_hub
 from federation.ledger.keys import SiteKey
 from federation.site_config import load_site_config
+from tests.e2e.moments import Moment
 
 GUARD = Path(__file__).parent / "guard"
 COHORTIUM = str(Path(sys.executable).with_name("cohortium"))
@@ -42,6 +44,12 @@ class Federation:
     hub: HubFolder
     site_files: dict[str, Path]
     processes: dict[str, subprocess.Popen] = field(default_factory=dict)
+    more_environment: dict[str, str] = field(default_factory=dict)
+    namespaces: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def moment(self) -> Moment:
+        return Moment(self.folder / "moment")
 
     @property
     def attempts(self) -> Path:
@@ -57,17 +65,27 @@ class Federation:
             "PYTHONPATH": str(GUARD),
             "COHORTIUM_TEST_ATTEMPTS": str(self.attempts),
             "OMP_NUM_THREADS": "1",
+            **self.moment.environment,
+            **self.more_environment,
         }
 
-    def cohortium(self, *arguments, timeout=120):
+    def command(self, where, *arguments):
+        """Return a command line, in the network namespace of a party if it has one."""
+        inside = self.namespaces.get(where)
+        prefix = ["ip", "netns", "exec", inside] if inside else []
+        return [*prefix, *map(str, arguments)]
+
+    def cohortium(self, *arguments, timeout=120, where="hub"):
         """Run a command to its end."""
-        command = [COHORTIUM, *map(str, arguments)]
+        command = self.command(where, COHORTIUM, *arguments)
         return subprocess.run(
             command, env=self.environment(), capture_output=True, text=True, timeout=timeout
         )
 
     def start(self, name, *arguments):
-        command = [COHORTIUM, *map(str, arguments)]
+        command = self.command(name, COHORTIUM, *arguments)
+        if name in self.processes:
+            self.processes.pop(name).wait(30)  # it died by itself
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
                 command, env=self.environment(), stdout=log, stderr=log, start_new_session=True
@@ -85,12 +103,20 @@ class Federation:
 
     def until_connected(self, *names):
         def connected():
-            states, known = control.node_states(), self.hub.nodes
-            online = {name for i, name in known.items() if states.get(i) == "online"}
-            return online >= set(names)
+            shown = self.cohortium("hub", "status", self.hub_file, "--json")
+            return set(names) <= {
+                n for n, s in json.loads(shown.stdout)["sites"].items() if s == "online"
+            }
 
-        with Control(self.hub) as control:
+        if self.namespaces:
             self.until(connected, "connections")
+            return
+        with Control(self.hub) as control:
+            self.until(lambda: set(names) <= self._online(control), "connections")
+
+    def _online(self, control):
+        states, known = control.node_states(), self.hub.nodes
+        return {name for i, name in known.items() if states.get(i) == "online"}
 
     def until(self, condition, what, timeout=120):
         end = time.monotonic() + timeout
@@ -132,15 +158,10 @@ def _children(pid):
     return found
 
 
-def make_federation(folder: Path, site_files: list[Path]) -> Federation:
+def make_federation(folder: Path, site_files: list[Path], *, host: str = "127.0.0.1") -> Federation:
     """Make a hub in ``folder`` and admit these sites, as their operators would."""
-    port = free_port()
-    hub = init_hub(
-        folder / "hub",
-        address=f"127.0.0.1:{port}",
-        listen=f"127.0.0.1:{port}",
-        link_port=free_port(),
-    )
+    address = f"{host}:{free_port()}"
+    hub = init_hub(folder / "hub", address=address, listen=address, link_port=free_port())
     files = {}
     for path in site_files:
         config = load_site_config(path)
@@ -160,10 +181,10 @@ def join(hub, site_file, config):
     name_hub(site_file, hub, certificate)
 
 
-def name_hub(site_file, hub, certificate, key: SiteKey | None = None):
+def name_hub(site_file, hub, certificate, key: SiteKey | None = None, *, address=None):
     values = yaml.safe_load(site_file.read_text())
     values["hub"] = {
-        "address": hub.config.address,
+        "address": address or hub.config.address,
         "key": (key or hub.key).public_bytes.hex(),
         "ca": str(hub.path / "ca.crt"),
         "certificate": str(certificate),

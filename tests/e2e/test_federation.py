@@ -13,23 +13,30 @@ from pathlib import Path
 import pytest
 import yaml
 
-from federation.algorithms import fedavg
 from federation.egress import EgressJournal, reconcile
-from federation.privacy.plan import make_plan
 from federation.run import open_sites
-from federation.site import Permission, open_site
 from federation.site_config import load_site_config
-from federation.training import initial_weights
-from models.weights import weights_digest, weights_from_bytes
+from models.weights import weights_digest
 from tests.conftest import site_files
 from tests.e2e.processes import make_federation, name_hub, nginx_is_missing
-from tests.experiments import tiny_experiment
+from tests.e2e.runs import (
+    NAMES,
+    approved,
+    averaged_from_outboxes,
+    experiment,
+    folder_of,
+    model_of,
+    num_charges,
+    records,
+    records_of_kind,
+    submitted,
+    watched,
+)
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(nginx_is_missing(), reason="nginx is not installed (Debian: nginx-light)"),
 ]
-NAMES = ("bio-lab", "north-hospital", "south-hospital")
 
 
 @pytest.fixture(scope="module")
@@ -46,86 +53,6 @@ def parts(ingested, tmp_path_factory):
         yield made
     finally:
         made.end()
-
-
-def experiment(name, **changes):
-    """Return an experiment that costs little, so that several fit one site's budget."""
-    values = tiny_experiment(rounds=3).model_dump(mode="json")
-    values["name"] = name
-    values["privacy"]["epsilon"] = 1.0
-    values["algorithm"] |= changes.pop("algorithm", {})
-    values |= changes
-    return type(tiny_experiment()).model_validate(values)
-
-
-def approved(parts, wanted):
-    """Write an experiment down and approve it at every site, as each operator would."""
-    path = parts.folder / f"{wanted.name}.yaml"
-    path.write_text(yaml.safe_dump(wanted.model_dump(mode="json")))
-    plan = make_plan(wanted)
-    for file in parts.site_files.values():
-        site = open_site(file)
-        hub = site.config.hub
-        site.approve(wanted, plan, Permission("test", hub_key=hub.key))
-        site.ledger.close()
-    return path
-
-
-def submitted(parts, path):
-    done = parts.cohortium("submit", path, "--hub", parts.hub_file, "--json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)["run"]
-
-
-def watched(parts, run, command="watch"):
-    """Follow a run to its end; return its rounds, its status and the exit code."""
-    arguments = ["watch", run, "--hub", parts.hub_file, "--json"]
-    if command == "resume":
-        again = parts.cohortium("resume", run, "--hub", parts.hub_file)
-        assert again.returncode == 0, again.stderr
-    done = parts.cohortium(*arguments, timeout=300)
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert lines, f"{done.stderr}\n{parts.logs()}"
-    return lines[:-1], lines[-1], done.returncode
-
-
-def folder_of(parts, run):
-    return parts.hub.path / "runs" / run
-
-
-def records(parts, name, kind, run):
-    path = load_site_config(parts.site_files[name]).state / "ledger.jsonl"
-    found = [json.loads(line) for line in path.read_bytes().splitlines()]
-    bodies = [one["body"] | {"seq": one["seq"]} for one in found if one["kind"] == kind]
-    return [body for body in bodies if body.get("run") == run]
-
-
-def averaged_from_outboxes(parts, wanted, run):
-    """Return the model that follows from what every site keeps of what it sent."""
-    weights = initial_weights(wanted)
-    receipts = json.loads((folder_of(parts, run) / "receipts.json").read_text())
-    for number in range(1, wanted.algorithm.rounds + 1):
-        updates = {}
-        for receipt in (r for r in receipts if r["round"] == number):
-            outbox = load_site_config(parts.site_files[receipt["site"]]).state / "outbox"
-            (payload,) = [
-                path.read_bytes()
-                for path in outbox.glob("*.update")
-                if _digest(path) == receipt["update_digest"]
-            ]
-            updates[receipt["site"]] = weights_from_bytes(payload)
-        weights = fedavg.server_step(weights, updates)
-    return {name: weights[name] for name in sorted(weights)}
-
-
-def _digest(path):
-    from federation.canonical import digest_bytes
-
-    return digest_bytes(path.read_bytes())
-
-
-def model_of(parts, run):
-    return weights_from_bytes((folder_of(parts, run) / "model.safetensors").read_bytes())
 
 
 def test_a_run_ends_with_the_model_that_sites_released_and_everything_verifies(parts):
@@ -228,7 +155,7 @@ def test_a_hub_killed_with_all_it_had_goes_on_to_the_same_model(parts):
     wanted = experiment("hub-killed")
     run = submitted(parts, approved(parts, wanted))
     folder = folder_of(parts, run)
-    parts.until(lambda: _charges(parts, run) >= len(NAMES) + 1, "the second round")
+    parts.until(lambda: num_charges(parts, run) >= len(NAMES) + 1, "the second round")
     parts.kill("hub")
     parts.start_hub()
     parts.until_connected(*NAMES)
@@ -241,10 +168,6 @@ def test_a_hub_killed_with_all_it_had_goes_on_to_the_same_model(parts):
         NAMES, 3
     )
     assert not (folder / "checkpoint" / "checkpoint.json").exists()
-
-
-def _charges(parts, run):
-    return sum(len(records(parts, name, "charge", run)) for name in NAMES)
 
 
 def test_a_site_killed_in_a_round_costs_at_most_one_more(parts):
@@ -266,11 +189,6 @@ def test_a_site_killed_in_a_round_costs_at_most_one_more(parts):
     released = [one["update_digest"] for one in records_of_kind(config, "release")]
     found = reconcile(list(EgressJournal(config.state).entries()), released)
     assert not found.unpaid
-
-
-def records_of_kind(config, kind):
-    lines = (config.state / "ledger.jsonl").read_bytes().splitlines()
-    return [one["body"] for one in map(json.loads, lines) if one["kind"] == kind]
 
 
 def test_a_site_that_is_stopped_ends_within_a_step_and_sends_nothing(parts):
@@ -318,7 +236,7 @@ class TestASiteThatIsNotAdmitted:
         )
         refused = parts.cohortium("site", "start", file)
         assert refused.returncode == 2
-        assert "is not registered, or was removed" in refused.stderr
+        assert "certificate is missing, expired or revoked" in refused.stderr
 
     @staticmethod
     def _copy(parts, tmp_path):

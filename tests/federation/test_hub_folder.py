@@ -1,5 +1,6 @@
 """A hub's folder: keys, certificates that really work, who may connect, the proxy's file."""
 
+import re
 import shutil
 import ssl
 import stat
@@ -8,7 +9,7 @@ import subprocess
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from federation.certificates import new_key, public_text
+from federation.certificates import fingerprint, new_key, public_text
 from federation.errors import FederationError
 from federation.hub_folder import init_hub, open_hub
 from federation.proxy import FLEET_CALLS
@@ -151,6 +152,44 @@ class TestCertificates:
         own = (copied.path / "proxy.crt", copied.path / "proxy.key")
         with pytest.raises(ssl.SSLError):
             self.handshake(self.server(copied), self.client(copied, *own))
+
+
+class TestWhoseCertificatesAreAdmitted:
+    @staticmethod
+    def admitted(hub):
+        return set(
+            re.findall(r"^ +([0-9a-f]{40}) 1;$", (hub.path / "nginx.conf").read_text(), re.M)
+        )
+
+    def test_those_that_were_made_for_known_sites_also_when_made_anew(self, copied, site_key):
+        _, public = site_key("ward-b")
+        assert self.admitted(copied) == set()
+        first = fingerprint(copied.add_site("ward-b", public))
+        second = fingerprint(copied.add_site("ward-b", public))
+        assert first != second
+        assert self.admitted(copied) == {first, second}
+
+    def test_none_of_a_site_that_was_removed_also_when_it_comes_back(self, copied, site_key):
+        old = fingerprint(copied.add_site("ward-b", site_key("old")[1]))
+        other = fingerprint(copied.add_site("ward-c", site_key("c")[1]))
+        copied.remove_site("ward-b")
+        assert self.admitted(copied) == {other}
+        new = fingerprint(copied.add_site("ward-b", site_key("new")[1]))
+        assert self.admitted(copied) == {other, new} and old != new
+
+    def test_those_of_a_folder_from_before_there_was_a_list(self, copied, site_key):
+        made = fingerprint(copied.add_site("ward-b", site_key("b")[1]))
+        (copied.path / "issued.json").unlink()
+        copied.write_proxy()
+        assert self.admitted(copied) == {made}
+
+    def test_all_of_an_authority_that_is_not_the_hubs_but_those_it_revoked(self, copied):
+        file = copied.path / "hub.yaml"
+        file.write_text(file.read_text().replace("ca: ca.crt", "ca: own.crt\ncrl: revoked.pem"))
+        opened = open_hub(file)
+        opened.write_proxy()
+        text = (opened.path / "nginx.conf").read_text()
+        assert "default 1;" in text and f"ssl_crl {opened.path / 'revoked.pem'};" in text
 
 
 class TestProxy:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 
 import pytest
 import yaml
@@ -100,3 +101,11 @@ def test_a_damaged_status_is_told(hub, experiment):
 def test_who_is_alive():
     assert is_alive(os.getpid())
     assert not is_alive(2**22 + 1)
+
+
+def test_who_was_killed_and_not_reaped_yet_is_not_alive():
+    with subprocess.Popen(["sleep", "60"]) as process:
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        os.kill(process.pid, 0)  # the system still knows it
+        assert not is_alive(process.pid)

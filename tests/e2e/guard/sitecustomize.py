@@ -1,12 +1,20 @@
-"""Writes down every attempt of a Python process to reach anything beyond this machine.
+"""Python loads this by its name from PYTHONPATH, in every process of a test and all they start.
 
-Python loads this by its name from PYTHONPATH, in every process and in all that they start.
+It writes down every attempt to reach anything beyond this machine or the federation's own network;
+and it can kill or stop a process at the moment that a test has named, see ``tests.e2e.moments``.
 """
 
 import ipaddress
+import json
 import os
+import re
 import sys
 from pathlib import Path
+
+_NETWORK = ipaddress.ip_network(os.environ.get("COHORTIUM_TEST_NETWORK", "127.0.0.0/8"))
+_MOMENT = os.environ.get("COHORTIUM_TEST_MOMENT", "")
+_OF_FILES = frozenset({"open", "os.rename", "os.remove", "os.mkdir", "os.truncate"})
+_seen: dict[str, int] = {}
 
 
 def _beyond(host: object) -> bool:
@@ -14,9 +22,10 @@ def _beyond(host: object) -> bool:
     if text in ("", "localhost", "None"):
         return False
     try:
-        return not ipaddress.ip_address(text.strip("[]").partition("%")[0]).is_loopback
+        address = ipaddress.ip_address(text.strip("[]").partition("%")[0])
     except ValueError:
         return True
+    return not (address.is_loopback or address in _NETWORK)
 
 
 def _watch(event: str, arguments: tuple) -> None:
@@ -32,5 +41,21 @@ def _watch(event: str, arguments: tuple) -> None:
             log.write(f"{event} {target} by {sys.argv[:3]}\n")
 
 
+def _die_at_the_moment(event: str, arguments: tuple) -> None:
+    """Send this process a signal at the n-th call that the file of the moment describes."""
+    if event not in _OF_FILES or str(arguments[0]) == _MOMENT or not Path(_MOMENT).exists():
+        return
+    text = Path(_MOMENT).read_text()
+    moment = json.loads(text)
+    if not re.search(moment["call"], f"{event} {' '.join(map(str, arguments))}"):
+        return
+    _seen[text] = _seen.get(text, 0) + 1
+    if _seen[text] == moment["number"]:
+        Path(_MOMENT).rename(f"{_MOMENT}.{os.getpid()}")
+        os.kill(os.getpid(), moment["signal"])
+
+
 if "COHORTIUM_TEST_ATTEMPTS" in os.environ:
     sys.addaudithook(_watch)
+if _MOMENT:
+    sys.addaudithook(_die_at_the_moment)

@@ -88,7 +88,7 @@ def test_what_add_site_prints_is_what_a_site_file_needs(joined, hub_file):
     assert checked.exit_code == 0, checked.output
     lines = [line.split()[:2] for line in checked.output.splitlines() if line[:1] != " "]
     assert [what for _, what in lines] == [
-        *("hub", "certificate", "protected", "public", "budget", "disk", "device")
+        *("hub", "certificate", "clock", "key", "protected", "public", "budget", "disk", "device")
     ]
     assert "BLOCKS" not in checked.output
 

@@ -123,15 +123,40 @@ def test_what_is_sent_is_journalled_before_it_is_sent(served, asked, tmp_path):
     assert seen == [1, 2]
 
 
-def test_nothing_is_sent_that_cannot_be_journalled(tmp_path, asked, site, caplog):
-    (tmp_path / "egress.jsonl").mkdir()
-    stop = threading.Event()
-    connection = Wire([asked()], stop)
-    app = client_app(site("ward-a"), Gate("ward-a", HUB.public_bytes.hex()))
-    with caplog.at_level(logging.WARNING, "cohortium.site"):
-        Agent(app, EgressJournal(tmp_path), tick_s=0, stop=stop).serve(connection)
-    assert connection.given == []
-    assert "nothing was sent" in caplog.text
+class TestAJournalThatCannotBeWritten:
+    @pytest.fixture
+    def agent(self, tmp_path, asked, site, monkeypatch):
+        """An agent with one message; ``told`` is called with what it says while it waits."""
+        monkeypatch.setattr("federation.flower.agent.JOURNAL_S", 0.01)
+        (tmp_path / "egress.jsonl").mkdir()
+        stop = threading.Event()
+        connection = Wire([asked()], stop)
+        app = client_app(site("ward-a"), Gate("ward-a", HUB.public_bytes.hex()))
+
+        def serve(told):
+            agent = Agent(app, EgressJournal(tmp_path), tick_s=0, stop=stop, told=told)
+            agent.serve(connection)
+            return connection.given
+
+        serve.stop = stop
+        return serve
+
+    def test_keeps_the_reply_until_it_can_be(self, agent, tmp_path, caplog):
+        def told(text):
+            if "nothing was sent" in text:
+                (tmp_path / "egress.jsonl").rmdir()
+
+        with caplog.at_level(logging.WARNING, "cohortium.site"):
+            assert len(agent(told)) == 1
+        assert caplog.text.count("nothing was sent") == 1
+        assert len(list(EgressJournal(tmp_path).entries())) == 1
+
+    def test_lets_nothing_out_when_the_site_is_stopped_meanwhile(self, agent):
+        def told(text):
+            if "nothing was sent" in text:
+                agent.stop.set()
+
+        assert agent(told) == []
 
 
 @pytest.mark.parametrize("kind", ["train.other", "query.open_everything", "system", "evaluate.x"])

@@ -1,5 +1,6 @@
 """A site's connection against a server that answers what a test wants, over real TLS."""
 
+import socket
 import ssl
 import threading
 import time
@@ -10,7 +11,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.proto.fleet_pb2 import ActivateNodeResponse, PullMessagesResponse
 from flwr.proto.message_pb2 import Message as ProtoMessage
-from flwr.proto.message_pb2 import Metadata, ObjectTree
+from flwr.proto.message_pb2 import (
+    Metadata,
+    ObjectTree,
+    PushObjectRequest,
+    PushObjectResponse,
+)
 
 from federation.certificates import new_key, public_text
 from federation.errors import FederationError
@@ -24,9 +30,12 @@ from federation.flower.fleet import (
     load_node_key,
     tls_context,
 )
+from federation.flower.reaching import compare_clocks
 from federation.hub_folder import init_hub
 
 ADMITTED = ActivateNodeResponse(node_id=7).SerializeToString()
+# In place of a status: the connection ends before an answer, or in the middle of one.
+CUT, TRUNCATED = -1, -2
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +61,24 @@ class Answers(BaseHTTPRequestHandler):
         self.calls.append(name)
         left = self.script.get(name, [(200, b"")])
         status, body = left.pop(0) if len(left) > 1 else left[0]
-        self.send_response(status)
-        self.send_header("content-length", str(len(body)))
+        if status == CUT:
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+            return
+        self.send_response(200 if status == TRUNCATED else status)
+        missing = 100 if status == TRUNCATED else 0
+        self.send_header("content-length", str(len(body) + missing))
         self.end_headers()
         self.wfile.write(body)
+        self.close_connection = bool(missing)
+
+    def do_GET(self):
+        self.send_response(404)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def date_time_string(self, timestamp=None):
+        return super().date_time_string((timestamp or time.time()) + self.script.get("clock", 0))
 
     def log_message(self, *_):
         pass
@@ -67,7 +90,8 @@ def serving(hub):
 
     @contextmanager
     def serve(**script):
-        script = {name.replace("_", "-"): list(answers) for name, answers in script.items()}
+        clock = {"clock": script.pop("clock", 0)}
+        script = {n.replace("_", "-"): list(answers) for n, answers in script.items()} | clock
         handler = type("Scripted", (Answers,), {"script": script, "calls": []})
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         server.daemon_threads = True
@@ -154,6 +178,75 @@ def test_a_call_is_repeated_while_the_hub_is_away_and_no_longer(serving, connect
         with connect(address, patience_s=1.0) as connection, pytest.raises(UnreachableError):
             connection.take()
         assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("how", [(CUT, b""), (TRUNCATED, b"\n\x05")], ids=["cut", "truncated"])
+class TestALinkThatIsCut:
+    def test_in_a_call_that_can_be_made_again_costs_nothing(self, serving, connect, how):
+        answers = [how, how, (200, ADMITTED)]
+        with serving(activate_node=answers) as (address, calls):
+            with connect(address, patience_s=5.0) as connection:
+                assert connection.node_id == 7
+            assert calls.count("activate-node") == 3
+
+    def test_while_a_message_is_handed_over_is_told_at_once(self, serving, connect, how):
+        """Flower gives a message once: asked again it would say that there is none."""
+        with (
+            serving(**admitted(pull_messages=[how, (200, b"")])) as (address, calls),
+            connect(address, patience_s=60.0) as connection,
+        ):
+            with pytest.raises(UnreachableError, match="cannot be reached"):
+                connection.take()
+            assert calls.count("pull-messages") == 1
+
+
+def test_a_part_that_arrived_and_whose_answer_was_lost_is_no_reply_that_was_let_go(
+    serving, connect
+):
+    """Flower answers a part that it has already as it answers one that it does not want."""
+    answers = [(CUT, b""), (200, PushObjectResponse(stored=False).SerializeToString())]
+    with (
+        serving(**admitted(push_object=answers)) as (address, _),
+        connect(address, patience_s=5.0) as connection,
+    ):
+        assert connection._push_object(PushObjectRequest(object_id="x")).stored
+        assert not connection._push_object(PushObjectRequest(object_id="y")).stored
+
+
+class TestClocks:
+    @pytest.fixture
+    def ahead(self, serving, hub):
+        """Return a site's clock beside that of a hub whose clock is so many seconds ahead."""
+        files = (hub.path / "ca.crt", hub.path / "sites" / "ward-a.crt", hub.path / "site.pem")
+
+        def compared(seconds):
+            with serving(clock=seconds) as (address, _):
+                return compare_clocks(address, tls_context(*files))
+
+        return compared
+
+    @pytest.mark.parametrize(
+        ("hub_s", "fits", "words"),
+        [
+            (0, True, "as the hub's"),
+            (-600, False, "600 s ahead of the hub's"),
+            (-8, False, "8 s ahead of the hub's"),
+            (200, True, "200 s behind the hub's"),
+            (600, False, "600 s behind the hub's"),
+        ],
+    )
+    def test_are_compared_and_told(self, ahead, hub_s, fits, words):
+        found = ahead(hub_s)
+        assert found.ahead_s == pytest.approx(-hub_s, abs=1.6)
+        assert found.fits == fits
+        near = [words.replace(str(abs(hub_s)), str(abs(hub_s) + off)) for off in (-1, 0, 1)]
+        assert str(found) in near
+
+    def test_of_a_hub_that_is_not_there_are_not_compared(self, hub):
+        context = tls_context(
+            hub.path / "ca.crt", hub.path / "sites" / "ward-a.crt", hub.path / "site.pem"
+        )
+        assert compare_clocks("127.0.0.1:9", context) is None
 
 
 def test_nobody_listens(connect):

@@ -1,7 +1,11 @@
 """What becomes of rounds with too few sites, of late ones, of lost ones and of huge updates."""
 
+import time
+
 import numpy as np
 import pytest
+from flwr.app import Error, Message
+from flwr.common.constant import ErrorCode
 
 from federation.cohort import CohortPolicy
 from federation.errors import Refused
@@ -159,6 +163,90 @@ class TestWait:
         waiting = Collector(Growing({}), timeout_s=30.0)
         wait_for_nodes(Growing({}), waiting)
         assert waiting.seconds_left > 20
+
+
+class Leaving(LocalGrid):
+    """A grid from which sites go away: ``leaves[name]`` says when each is asked for the last time.
+
+    Flower's SuperLink answers in place of a node that is not there. It is back two looks later.
+    """
+
+    def __init__(self, sites, leaves, *, returns=True):
+        super().__init__({one.name: client_app(one) for one in sites})
+        self.leaves, self.returns, self.away = dict(leaves), returns, {}
+
+    def get_node_ids(self):
+        here = [i for i in super().get_node_ids() if i not in self.away]
+        if self.returns:
+            self.away = {i: looks - 1 for i, looks in self.away.items() if looks > 1}
+        return here
+
+    def pull_messages(self, message_ids):
+        (message_id,) = message_ids
+        message = self._pushed.get(message_id)
+        if message is None:
+            return []
+        node_id, kind = message.metadata.dst_node_id, message.metadata.message_type
+        name = self.names[node_id]
+        if self.leaves.get(name, (None, 0))[0] == kind and self.leaves[name][1]:
+            self.leaves[name] = (kind, self.leaves[name][1] - 1)
+            self.away[node_id] = 2
+        if node_id not in self.away:
+            return super().pull_messages(message_ids)
+        del self._pushed[message_id]
+        return [Message(Error(ErrorCode.NODE_UNAVAILABLE), reply_to=message)]
+
+
+class TestASiteThatGoesAway:
+    """Under the default policy: it stops a run at its deadline, and not before."""
+
+    @pytest.fixture(autouse=True)
+    def _fast(self, monkeypatch):
+        monkeypatch.setattr("federation.flower.collecting.RETURN_S", 0.01)
+
+    def run(self, over, sites, leaves, *, returns=True, **more):
+        grids = []
+
+        def leaving(_):
+            grids.append(Leaving(sites, leaves, returns=returns))
+            return grids[0]
+
+        return over(sites, wrap=leaving, **({"min_sites": 2} | more))
+
+    def test_and_comes_back_is_asked_for_the_same_again_and_pays_once(self, over, paying_site):
+        sites = [paying_site("a"), paying_site("b")]
+        result = self.run(over, sites, {"b": ("train", 3)}, rounds=2)
+        assert [event.returned for event in result.events] == [("a", "b")] * 3
+        assert [key for key, _ in sites[1].charges] == [(1, 1), (2, 1)]
+        assert len([kind for kind, _ in sites[0].seen if kind == "train"]) == 2
+
+    def test_while_it_describes_itself_takes_part(self, over, paying_site):
+        sites = [paying_site("a"), paying_site("b")]
+        result = self.run(over, sites, {"b": ("query", 1)}, rounds=1)
+        assert [event.returned for event in result.events] == [("a", "b")] * 2
+
+    def test_for_good_is_late_at_the_deadline(self, over, paying_site):
+        sites = [paying_site("a"), paying_site("b")]
+        began = time.monotonic()
+        with pytest.raises(RunStoppedError, match=r"Round 1: 1 of 2 .*b did not answer in time"):
+            self.run(
+                over,
+                sites,
+                {"b": ("train", 1)},
+                returns=False,
+                policy=CohortPolicy(deadline_s=0.5),
+            )
+        assert 0.4 < time.monotonic() - began < 10
+
+    def test_is_not_waited_for_where_there_are_enough(self, over, paying_site):
+        sites = [paying_site("a"), paying_site("b")]
+        result = self.run(over, sites, {"b": ("train", 1)}, returns=False, min_sites=1)
+        assert (result.events[1].returned, result.events[1].late) == (("a",), ("b",))
+
+    def test_is_not_waited_for_where_it_would_not_suffice(self, over, paying_site):
+        sites = [paying_site("a"), failing_in(paying_site("b"), {1}), paying_site("c")]
+        with pytest.raises(RunStoppedError, match=r"Round 1: 1 of 3"):
+            self.run(over, sites, {"c": ("train", 1)}, returns=False, min_sites=3)
 
 
 class TestTheCohort:
