@@ -21,7 +21,7 @@ from data_adapters.errors import DataError
 from data_adapters.ingest_index import IngestIndex
 from data_adapters.manifest import Manifest, ScanEntry
 from data_adapters.reasons import Unusable
-from data_adapters.sources import AnySource, OmeZarrSource
+from data_adapters.sources import AnySource
 from data_adapters.staging import BLOCKS, Staged, Task
 from data_adapters.subject_ids import Subjects, subjects_of, unclear_identifiers
 from data_adapters.types import Candidate, Quarantined, Reopenable, stat_stamp
@@ -106,7 +106,7 @@ def ingest(  # noqa: PLR0913 - all but two are named
     with alone(cache_dir):
         prepare_cache(cache_dir)
         told = partial(progress, "fetching") if progress else None
-        if workers <= 1 and any(not isinstance(one, OmeZarrSource) for one in together):
+        if workers <= 1 and any(one.needs_codecs for one in together):
             DECODERS.warm(limits)
         found = discover_all(together, Fetching(excluded(), pseudonymise, told))
         # Asked once more: fetching takes hours, and somebody may have been excluded since.

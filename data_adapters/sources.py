@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -93,7 +93,12 @@ class _Source(_Strict):
     Args:
         targets: A table of classes or values, one for each scan.
         subjects: How raw identifiers become subjects.
+
+    Attributes:
+        needs_codecs: Its images are decoded from foreign bytes, in a process of its own.
     """
+
+    needs_codecs: ClassVar[bool] = True
 
     path: Path
     targets: Targets | None = None
@@ -254,6 +259,8 @@ class OmeZarrSource(_Source):
         rechunk: Copy into the cache in chunks of 64. Else a valid image is read where it lies.
         modality: Public name of the kind of image; OME-Zarr does not say it.
     """
+
+    needs_codecs: ClassVar[bool] = False
 
     kind: Literal["ome_zarr"] = "ome_zarr"
     images: Path | None = None

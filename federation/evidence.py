@@ -30,7 +30,6 @@ class RunAudit:
         run: The newest round's.
         runs: All that the rounds were of, as their hubs call them, the oldest first.
         report: A ``SelfAuditReport`` as JSON values.
-        for_others: What of it may be shown outside of the site.
         text: The same for people.
     """
 
@@ -38,7 +37,6 @@ class RunAudit:
     run: str
     runs: tuple[str, ...]
     report: dict[str, Any]
-    for_others: dict[str, Any]
     text: str
 
 
@@ -109,7 +107,6 @@ class SelfAudits:
                 "run": run,
                 "runs": self._runs,
                 "report": report.to_json(),
-                "for_others": report.for_others(),
                 "text": report.text(),
                 "state": audit.state(),
             }
@@ -138,7 +135,6 @@ def run_audits(state: Path) -> Iterator[RunAudit]:
                 document["run"],
                 tuple(document["runs"]),
                 document["report"],
-                document["for_others"],
                 document["text"],
             )
         except (ValueError, KeyError, TypeError) as error:

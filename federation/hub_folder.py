@@ -111,12 +111,15 @@ class HubFolder:
         if self.config.ca != _OWN_CA:
             return None
         known = self.sites
-        issued = {
-            f for f, name in _read_json(self.path / _ISSUED, default={}).items() if name in known
-        }
+        issued = {f for f, name in self._issued.items() if name in known}
         files = (self.path / "sites" / f"{name}.crt" for name in known)
         issued |= {certificates.fingerprint(path) for path in files if path.is_file()}
         return tuple(sorted(issued))
+
+    @property
+    def _issued(self) -> dict[str, str]:
+        """Fingerprint to site, of every certificate that was given out and not taken back."""
+        return _read_json(self.path / _ISSUED, default={})
 
     @property
     def secret_path(self) -> Path:
@@ -166,8 +169,7 @@ class HubFolder:
             raise FederationError(f"This key is {twin}'s. Every site has a key of its own.")
         out = private_folder(self.path / "sites") / f"{name}.crt"
         certificates.certify_site(self.path, name, key, out)
-        issued = _read_json(self.path / _ISSUED, default={})
-        _write_json(self.path / _ISSUED, {**issued, certificates.fingerprint(out): name})
+        _write_json(self.path / _ISSUED, {**self._issued, certificates.fingerprint(out): name})
         self._write_sites({**{s.name: s.public_key for s in known.values()}, name: text})
         return out
 
@@ -182,8 +184,8 @@ class HubFolder:
             raise FederationError(f"No site is called {name}. Known: {', '.join(known) or 'none'}.")
         removed = known.pop(name)
         # First: should the site come back under this name, what it has now stays shut out.
-        issued = _read_json(self.path / _ISSUED, default={})
-        _write_json(self.path / _ISSUED, {f: one for f, one in issued.items() if one != name})
+        left = {f: one for f, one in self._issued.items() if one != name}
+        _write_json(self.path / _ISSUED, left)
         (self.path / "sites" / f"{name}.crt").unlink(missing_ok=True)
         self._write_sites({site.name: site.public_key for site in known.values()})
         return removed

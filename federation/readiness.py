@@ -15,7 +15,6 @@ from data_adapters.confinement import Protection
 from data_adapters.decoding import protections_here, require
 from data_adapters.errors import CacheError, DataError
 from data_adapters.ingest import NothingUsable, Stage
-from data_adapters.sources import OmeZarrSource
 from federation.data_use import GRU, HMB, PERMISSIONS, DataUse
 from federation.errors import FederationError
 from federation.experiment import Experiment
@@ -183,7 +182,7 @@ def check_site(
 
 def _decoding(data: SiteData, findings: _Findings) -> tuple[Protection, ...]:
     """Return what decoders give up here; nothing for images that no decoder process reads."""
-    if all(isinstance(source, OmeZarrSource) for source in data.config.every_source):
+    if not any(source.needs_codecs for source in data.config.every_source):
         return ()
     limits = data.config.decoding
     try:

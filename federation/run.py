@@ -36,8 +36,6 @@ from federation.tracking.runs import LoggedRun
 from federation.training import require_data_fits, require_trainable
 from federation.withdrawal import finish_exclusions
 
-# Of a run's folder: where it stands, until it is over.
-
 
 @dataclass(frozen=True)
 class Quote:

@@ -16,6 +16,7 @@ from data_adapters.confinement import Protection
 from data_adapters.ingest import IngestReport, Stage
 from federation.cli import show
 from federation.evidence import RunAudit
+from federation.privacy.audit_report import for_others
 from federation.readiness import BudgetFound, Readiness
 from federation.readiness_parts import Counts, PartFound
 from federation.site_config import Part
@@ -65,7 +66,7 @@ def ingested(data: SiteData, reports: dict[Part, IngestReport]) -> None:
 
 
 def ingested_json(data: SiteData, reports: dict[Part, IngestReport]) -> None:
-    """Print, as one JSON object, what of it a board may be given."""
+    """Print the same as one JSON object."""
     as_json(
         {
             "format": "cohortium-site-ingest/1",
@@ -320,9 +321,9 @@ def self_audits(data: SiteData, audits: Sequence[RunAudit]) -> None:
 
 
 def self_audits_json(data: SiteData, audits: Sequence[RunAudit]) -> None:
-    """Print the same as one JSON object."""
+    """Print, as one JSON object, what of it a board may be given."""
     experiments = [
-        {"experiment": audit.experiment_digest, "runs": audit.runs, **audit.for_others}
+        {"experiment": audit.experiment_digest, "runs": audit.runs, **for_others(audit.report)}
         for audit in audits
     ]
     as_json({"format": "cohortium-site-audit/1", "site": data.name, "experiments": experiments})

@@ -17,7 +17,7 @@ from federation.flower.refusals import INVALID_REPLY, NO_REPLY
 # Between two looks at messages that nobody has answered yet, in seconds.
 POLL_S = 0.1
 # Between two looks whether a site that had left is there again, in seconds.
-RETURN_S = 0.5
+LOOK_S = 0.5
 # The node went away, or its reply never came to its end.
 _CUT_OFF = frozenset({ErrorCode.NODE_UNAVAILABLE, ErrorCode.MESSAGE_UNAVAILABLE})
 
@@ -74,7 +74,7 @@ class Collector:
             self.left.difference_update(back)
             if back:
                 return back
-            time.sleep(min(RETURN_S, self.seconds_left))
+            time.sleep(min(LOOK_S, self.seconds_left))
         return []
 
     def __iter__(self) -> Iterator[Answer]:

@@ -68,7 +68,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from federation.errors import FederationError
 from federation.flower.records import MAX_TENSORS, MAX_WEIGHTS_BYTES
-from federation.key_slot import read_secret
+from federation.key_slot import protection, read_secret
 
 # How often a site says that it is there, in seconds, and how long one call may take.
 HEARTBEAT_S = 10.0
@@ -134,13 +134,12 @@ def _for_tls(key_path: Path) -> Iterator[tuple[Path, str | None]]:
     A key that is sealed lies on no disk as it is: the file beside it is sealed under a password of
     256 random bits that nobody has afterwards.
     """
-    content = read_secret(key_path)
-    if content == key_path.read_bytes():
+    if not protection(key_path.parent, [key_path.name]).sealed:
         yield key_path, None
         return
     password = secrets.token_hex(32)
     sealing = BestAvailableEncryption(password.encode())
-    key = load_pem_private_key(content, password=None)
+    key = load_pem_private_key(read_secret(key_path), password=None)
     with NamedTemporaryFile(dir=key_path.parent, prefix=f".{key_path.name}.") as file:
         file.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, sealing))
         file.flush()

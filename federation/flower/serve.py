@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from ssl import SSLContext
 
 from cryptography import x509
 
@@ -57,9 +58,9 @@ def preflight(site: Site, *, knock: bool = False) -> Iterator[Finding]:
         yield Finding("hub", "none in the site file", "add a 'hub' section, see docs/hub.md", True)
         return
     yield Finding("hub", f"{hub.address}, key {hub.key[:16]}...")
-    usable = yield from _certificate(site, hub)
-    if usable:
-        yield from _reached(site, hub, knock=knock)
+    context = yield from _certificate(site, hub)
+    if context is not None:
+        yield from _reached(site, hub, context, knock=knock)
     yield from _data(site)
     yield _budget(site)
     yield _disk(site)
@@ -77,16 +78,16 @@ def require_ready(site: Site, findings: Iterable[Finding]) -> None:
             raise FederationError(f"{site.name}: {one.what}: {one.found}; {one.remedy}")
 
 
-def _certificate(site: Site, hub: HubConfig) -> Generator[Finding, None, bool]:
-    """Look at the certificate; return whether the hub can be called with it."""
+def _certificate(site: Site, hub: HubConfig) -> Generator[Finding, None, SSLContext | None]:
+    """Look at the certificate; return what the hub can be called with, if it can."""
     key_path = AgentFolder(site.config.state).key_path
     try:
         key = load_node_key(key_path)
         certificate = read_certificate(hub.certificate)
-        tls_context(hub.ca, hub.certificate, key_path)
+        context = tls_context(hub.ca, hub.certificate, key_path)
     except FederationError as error:
         yield Finding("certificate", "cannot be used", str(error), blocks=True)
-        return False
+        return None
     left = certificate.not_valid_after_utc - datetime.now(UTC)
     ask = "ask the hub's operator for a new one: cohortium hub add-site"
     if public_text(key.public_key()) != _key_of(certificate):
@@ -96,13 +97,12 @@ def _certificate(site: Site, hub: HubConfig) -> Generator[Finding, None, bool]:
     else:
         soon = ask if left.days < _SOON_DAYS else ""
         yield Finding("certificate", f"valid for {left.days} days", soon)
-        return True
-    return False
+        return context
+    return None
 
 
-def _reached(site: Site, hub: HubConfig, *, knock: bool) -> Iterator[Finding]:
+def _reached(site: Site, hub: HubConfig, context: SSLContext, *, knock: bool) -> Iterator[Finding]:
     folder = AgentFolder(site.config.state)
-    context = tls_context(hub.ca, hub.certificate, folder.key_path)
     clock = compare_clocks(hub.address, context)
     if clock is None:
         yield Finding("clock", "the hub cannot be reached", "compare the clock by hand")

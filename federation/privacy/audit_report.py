@@ -10,6 +10,7 @@ gradient there was longer. The bounds on epsilon see only gross faults: half of 
 them.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from math import inf, isinf, sqrt
@@ -129,28 +130,12 @@ class SelfAuditReport:
             **values,
         }
 
-    def for_others(self) -> dict[str, Any]:
-        """Return JSON values for whoever is not the site: nothing counted over real subjects.
-
-        The verdict is over all tests, as it stands; tests and faults about subjects are left out.
-        """
-        values = self.to_json()
-        about = {one.name for one in self.tests if one.about == "subjects"}
-        about |= {one.name for one in self.faults if one.about == "subjects"}
-        for name in ("tests", "faults"):
-            values[name] = [one for one in values[name] if one["about"] != "subjects"]
-        for name in ("violations", "unseen"):
-            values[name] = [one for one in values[name] if one not in about]
-        if self.unseen or self.violations:
-            values["statement"] = f"{self.verdict.replace('_', ' ')}; {self._bound}"
-        return values
-
     def statement(self) -> str:
         """Return the conclusion in one line.
 
         With the one-run bound, always: the larger of two bounds would hold less often than 95 %.
         """
-        worded = self._bound
+        worded = _bound(self.epsilon_one_run, self.rounds_unobserved)
         if self.verdict == "violation":
             names = ", ".join(f"{t.name} (p = {t.p_value:.1g})" for t in self.violations)
             return f"violation of the plan: {names}; {worded}"
@@ -158,15 +143,6 @@ class SelfAuditReport:
             names = ", ".join(fault.name for fault in self.unseen)
             return f"inconclusive: these steps could not show {names}; {worded}"
         return f"no evidence of violation; {worded}"
-
-    @property
-    def _bound(self) -> str:
-        return f"epsilon >= {self.epsilon_one_run:.2f} at 95 % confidence{self._missed}"
-
-    @property
-    def _missed(self) -> str:
-        count = self.rounds_unobserved
-        return f"; the audit failed in {count} more rounds and says nothing of them" * bool(count)
 
     def text(self) -> str:
         """Return a few lines for people."""
@@ -183,6 +159,32 @@ class SelfAuditReport:
             f"Smallest fault that this run would have shown (power 0.9): {shown}.\n"
             f"Not covered: {'; '.join(self.not_covered)}."
         )
+
+
+def for_others(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a report whoever is not the site may have: nothing counted over real subjects.
+
+    The verdict is over all tests, as it stands; tests and faults about subjects are left out.
+
+    Args:
+        report: As ``SelfAuditReport.to_json`` gives it.
+    """
+    parts = {name: report[name] for name in ("tests", "faults")}
+    hidden = {one["name"] for part in parts.values() for one in part if one["about"] == "subjects"}
+    told = dict(report)
+    for name, part in parts.items():
+        told[name] = [one for one in part if one["about"] != "subjects"]
+    for name in ("violations", "unseen"):
+        told[name] = [one for one in report[name] if one not in hidden]
+    if report["violations"] or report["unseen"]:
+        bound = _bound(report["epsilon_one_run"], report["rounds_unobserved"])
+        told["statement"] = f"{report['verdict'].replace('_', ' ')}; {bound}"
+    return told
+
+
+def _bound(epsilon: float, unobserved: int) -> str:
+    missed = f"; the audit failed in {unobserved} more rounds and says nothing of them"
+    return f"epsilon >= {epsilon:.2f} at 95 % confidence{missed * bool(unobserved)}"
 
 
 def _size(value: float) -> str:

@@ -62,9 +62,7 @@ def weights_of(size: int) -> dict[str, Any]:
     }
 
 
-def round_seconds(
-    grid: Any, size: int, rounds: int, checkpoint: Path | None, min_sites: int = len(NAMES)
-) -> list[float]:
+def round_seconds(grid: Any, size: int, rounds: int, checkpoint: Path | None) -> list[float]:
     """Run rounds over a grid; return how long each took, in seconds."""
     times = [time.perf_counter()]
     with Checkpoint(checkpoint) if checkpoint else nullcontext() as kept:
@@ -74,7 +72,7 @@ def round_seconds(
             run=RUN,
             weights=weights_of(size),
             rounds=rounds,
-            min_sites=min_sites,
+            min_sites=len(NAMES),
             on_event=lambda _: times.append(time.perf_counter()),
             timeout_s=600.0,
             checkpoint=kept,

@@ -8,9 +8,11 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 import yaml
 
 from federation.agent_state import AgentFolder
@@ -28,6 +30,13 @@ COHORTIUM = str(Path(sys.executable).with_name("cohortium"))
 
 def nginx_is_missing() -> bool:
     return shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin") is None
+
+
+# Marks of a module whose tests need the whole network.
+OVER_THE_NETWORK = [
+    pytest.mark.slow,
+    pytest.mark.skipif(nginx_is_missing(), reason="nginx is not installed (Debian: nginx-light)"),
+]
 
 
 def free_port() -> int:
@@ -97,6 +106,18 @@ class Federation:
         before = log.read_text().count("serving sites") if log.exists() else 0
         self.start("hub", "hub", "start", self.hub_file)
         self.until(lambda: log.read_text().count("serving sites") > before, "hub")
+
+    @contextmanager
+    def serving(self):
+        """Let the hub serve with every site connected, and end what runs afterwards."""
+        try:
+            self.start_hub()
+            for name in self.site_files:
+                self.start_site(name)
+            self.until_connected(*self.site_files)
+            yield self
+        finally:
+            self.end()
 
     def start_site(self, name):
         self.start(name, "site", "start", self.site_files[name])

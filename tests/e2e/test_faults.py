@@ -1,6 +1,7 @@
 """What goes wrong between machines, made to go wrong: processes, nginx, TLS and keys are real."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from tests.conftest import site_files
 from tests.e2e import moments
 from tests.e2e.disks import disk
 from tests.e2e.links import linked
-from tests.e2e.processes import make_federation, name_hub, nginx_is_missing
+from tests.e2e.processes import OVER_THE_NETWORK, make_federation, name_hub
 from tests.e2e.runs import (
     NAMES,
     approved,
@@ -35,18 +36,13 @@ from tests.e2e.runs import (
     watched,
 )
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(nginx_is_missing(), reason="nginx is not installed (Debian: nginx-light)"),
-]
+pytestmark = OVER_THE_NETWORK
 BIO, NORTH, SOUTH = NAMES
 
 
 @pytest.fixture(scope="module")
 def parts(ingested, tmp_path_factory):
     """A hub and three sites. BIO and NORTH have a cable that can be cut, the hub a small disk."""
-    import shutil
-
     folder = tmp_path_factory.mktemp("faults")
     shutil.copytree(ingested, folder / "sites")
     made = make_federation(folder, site_files(folder / "sites"))
@@ -57,14 +53,8 @@ def parts(ingested, tmp_path_factory):
             config = load_site_config(made.site_files[name])
             place = f"127.0.0.1:{link.port}"
             name_hub(made.site_files[name], made.hub, config.hub.certificate, address=place)
-        try:
-            made.start_hub()
-            for name in NAMES:
-                made.start_site(name)
-            made.until_connected(*NAMES)
+        with made.serving():
             yield made
-        finally:
-            made.end()
 
 
 def state_of(parts, name):

@@ -18,7 +18,7 @@ from federation.run import open_sites
 from federation.site_config import load_site_config
 from models.weights import weights_digest
 from tests.conftest import site_files
-from tests.e2e.processes import make_federation, name_hub, nginx_is_missing
+from tests.e2e.processes import OVER_THE_NETWORK, make_federation, name_hub
 from tests.e2e.runs import (
     NAMES,
     approved,
@@ -33,10 +33,7 @@ from tests.e2e.runs import (
     watched,
 )
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(nginx_is_missing(), reason="nginx is not installed (Debian: nginx-light)"),
-]
+pytestmark = OVER_THE_NETWORK
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +42,8 @@ def parts(ingested, tmp_path_factory):
     folder = tmp_path_factory.mktemp("network")
     shutil.copytree(ingested, folder / "sites")
     made = make_federation(folder, site_files(folder / "sites"))
-    try:
-        made.start_hub()
-        for name in NAMES:
-            made.start_site(name)
-        made.until_connected(*NAMES)
+    with made.serving():
         yield made
-    finally:
-        made.end()
 
 
 def test_a_run_ends_with_the_model_that_sites_released_and_everything_verifies(parts):

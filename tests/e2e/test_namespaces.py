@@ -11,7 +11,7 @@ import pytest
 from models.weights import weights_digest
 from tests.conftest import site_files
 from tests.e2e.networks import NETWORK, namespace_of, network
-from tests.e2e.processes import make_federation, nginx_is_missing
+from tests.e2e.processes import OVER_THE_NETWORK, make_federation
 from tests.e2e.runs import (
     NAMES,
     approved,
@@ -22,10 +22,7 @@ from tests.e2e.runs import (
     watched,
 )
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(nginx_is_missing(), reason="nginx is not installed (Debian: nginx-light)"),
-]
+pytestmark = OVER_THE_NETWORK
 PLANTED = "import socket; s = socket.socket(); s.settimeout(3); s.connect(('192.0.2.1', 9))"
 
 
@@ -50,14 +47,8 @@ def parts(net, ingested, tmp_path_factory):
     if net:
         made.namespaces = net.namespaces
         made.more_environment = {"COHORTIUM_TEST_NETWORK": NETWORK}
-    try:
-        made.start_hub()
-        for name in NAMES:
-            made.start_site(name)
-        made.until_connected(*NAMES)
+    with made.serving():
         yield made
-    finally:
-        made.end()
 
 
 @pytest.mark.filterwarnings("default:no namespaces here")

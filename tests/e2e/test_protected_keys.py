@@ -15,14 +15,11 @@ from federation.privacy.plan import make_plan
 from federation.site import Permission, open_site
 from federation.site_config import load_site_config
 from tests.conftest import site_files
-from tests.e2e.processes import make_federation, nginx_is_missing
-from tests.e2e.test_federation import NAMES, submitted, watched
+from tests.e2e.processes import OVER_THE_NETWORK, make_federation
+from tests.e2e.runs import NAMES, submitted, watched
 from tests.experiments import tiny_experiment
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(nginx_is_missing(), reason="nginx is not installed (Debian: nginx-light)"),
-]
+pytestmark = OVER_THE_NETWORK
 PASSPHRASE = "correct horse battery"
 
 

@@ -154,7 +154,7 @@ def test_the_operator_sees_it_and_a_violation_is_exit_code_1(site, federation):
     assert shown.exit_code == 0 and "epsilon >=" in shown.output
     (path,) = files_of(site)
     document = json.loads(path.read_text())
-    document["report"]["verdict"] = document["for_others"]["verdict"] = "violation"
+    document["report"]["verdict"] = "violation"
     path.write_text(json.dumps(document))
     shown = CliRunner().invoke(app, ["site", "audit", str(file), "--json"])
     assert shown.exit_code == 1

@@ -202,7 +202,7 @@ class TestASiteThatGoesAway:
 
     @pytest.fixture(autouse=True)
     def _fast(self, monkeypatch):
-        monkeypatch.setattr("federation.flower.collecting.RETURN_S", 0.01)
+        monkeypatch.setattr("federation.flower.collecting.LOOK_S", 0.01)
 
     def run(self, over, sites, leaves, *, returns=True, **more):
         grids = []
