@@ -159,8 +159,14 @@ def test_reading_an_experiment_and_making_its_plan_needs_no_torch():
 
 
 def test_verifying_needs_no_torch():
-    loaded = modules_loaded_by("import federation.audit.verify, federation.cli.audit")
+    loaded = modules_loaded_by("import federation.audit.checking, federation.cli.audit")
     assert not loaded & {"flwr", "mlflow", "torch", "monai", "opacus"}
+
+
+def test_the_command_line_starts_without_what_takes_seconds_to_load():
+    loaded = modules_loaded_by("import federation.cli.app")
+    assert "typer" in loaded
+    assert not loaded & {"flwr", "mlflow", "torch", "monai", "opacus", "scipy", "dp_accounting"}
 
 
 def test_the_guards_fire_on_what_is_planted(tmp_path):

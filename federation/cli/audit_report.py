@@ -100,35 +100,28 @@ def _page(  # noqa: PLR0913 - all but one are named
     openings: list[Path] | tuple[()],
 ) -> "tuple[Report, str]":
     # Here and not above: dp-accounting takes seconds to load, and --help needs none of it.
+    from federation.audit.checking import check
     from federation.audit.report import board_report
     from federation.audit.report_page import page
-    from federation.audit.report_sources import read_experiments, read_self_audits
-    from federation.audit.sources import find_sources, read_closings, read_opening, read_receipts
-    from federation.audit.verify import verify_ledgers
-    from federation.cli.audit import read_trust  # that module mounts this one
+    from federation.audit.report_sources import read_experiments
     from federation.ledger.records import now
 
-    trusted = read_trust(list(trust)) if trust else None
-    found = find_sources(paths, receipts=receipts, closings=closings)
-    left = [receipt for path in found.receipts for receipt in read_receipts(path)]
-    ended = [closing for path in found.closings for closing in read_closings(path)]
-    audits = read_self_audits(self_audits)
-    checked = verify_ledgers(
-        found.ledgers,
-        trust=trusted,
-        receipts=left,
-        closings=ended,
-        self_audits=audits,
-        openings=[read_opening(path) for path in openings],
+    checked = check(
+        paths,
+        trust=trust,
+        receipts=receipts,
+        closings=closings,
+        self_audits=self_audits,
+        openings=openings,
     )
     told = board_report(
-        checked,
+        checked.report,
         made_at=now(),
         experiments=read_experiments(experiments),
-        self_audits=audits,
-        receipts=len(left),
+        self_audits=checked.self_audits,
+        receipts=checked.num_receipts,
     )
-    return checked, page(told)
+    return checked.report, page(told)
 
 
 def _write(path: Path, text: str) -> None:

@@ -6,8 +6,9 @@ import sqlite3
 import numpy as np
 import pytest
 
+from federation.audit.checking import read_trust
+from federation.audit.sources import read_receipts
 from federation.audit.verify import verify_ledgers
-from federation.cli.audit import read_receipts, read_trust
 from federation.errors import FederationError, PrivacyBudgetError
 from federation.flower.server_app import RunStoppedError
 from federation.ledger.keys import fingerprint_of
