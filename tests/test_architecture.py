@@ -20,7 +20,7 @@ ONLY_IN = {"flwr": "federation/flower/", "mlflow": "federation/tracking/"}
 
 # Order inside federation/: a module may import what stands at or before its own place.
 ORDER = (
-    {"errors", "canonical", "files", "documents", "configs_folder", "__init__"},
+    {"errors", "canonical", "files", "documents", "configs_folder", "lean_imports", "__init__"},
     {"passphrase", "key_slot"},
     {"experiment", "messages", "data_use", "cohort"},
     {"ledger"},
@@ -167,6 +167,16 @@ def test_the_command_line_starts_without_what_takes_seconds_to_load():
     loaded = modules_loaded_by("import federation.cli.app")
     assert "typer" in loaded
     assert not loaded & {"flwr", "mlflow", "torch", "monai", "opacus", "scipy", "dp_accounting"}
+
+
+def test_an_agent_loads_nothing_that_only_monais_unused_parts_want():
+    lean = "from federation.lean_imports import import_monai; import_monai(); "
+    agent = "import federation.flower.serve, federation.scoring, federation.losses"
+    unused = {"mlflow", "pandas", "matplotlib", "sklearn"}
+    assert {"torch", "monai", "opacus"} <= (loaded := modules_loaded_by(lean + agent))
+    assert not loaded & unused
+    assert modules_loaded_by(f"{lean} import mlflow.entities, sklearn") >= {"mlflow", "sklearn"}
+    assert modules_loaded_by(agent) & unused, "MONAI loads none of them by itself any more"
 
 
 def test_the_guards_fire_on_what_is_planted(tmp_path):

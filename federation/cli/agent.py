@@ -116,15 +116,18 @@ def start(
     ] = 24.0,
 ) -> None:
     """Answer a hub."""
-    from federation.flower.serve import preflight, require_ready, serve
-    from federation.site import open_site
-
     if unit:
         from federation.site_config import load_site_config
         from federation.systemd import unit_for
 
         typer.echo(unit_for(site_file, load_site_config(site_file)), nl=False)
         return
+    from federation.lean_imports import import_monai
+
+    import_monai()
+    from federation.flower.serve import preflight, require_ready, serve
+    from federation.site import open_site
+
     site = open_site(site_file)
     findings = list(preflight(site, knock=check))
     for one in findings:

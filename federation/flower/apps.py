@@ -16,15 +16,14 @@ from federation.flower.client_app import client_app as answering
 from federation.flower.client_app import refused
 from federation.hub_folder import open_hub
 from federation.hub_runs import open_run
-from federation.rounds import LocalRounds
-from federation.signed_requests import Gate
-from federation.site import open_site
+from federation.lean_imports import import_monai
 
 server_app = ServerApp()
 
 
 @server_app.main()
 def _main(grid: Grid, context: Context) -> None:
+    import_monai()
     from federation.flower.hub_main import carry_out
 
     hub = open_hub(Path(str(context.run_config["hub"])))
@@ -45,6 +44,11 @@ class _OpenDataOnly(ClientApp):
 
 
 def _app_for_open_data(context: Context) -> ClientApp:
+    import_monai()
+    from federation.rounds import LocalRounds
+    from federation.signed_requests import Gate
+    from federation.site import open_site
+
     site = open_site(Path(str(context.node_config.get("site", "site.yaml"))))
     if site.config.declaration is None:
         raise Refused(
