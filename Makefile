@@ -20,7 +20,7 @@ demo: install
 	$(BIN)/cohortium demo
 
 test: install
-	$(BIN)/python -m pytest -n 3 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 bench-data: install
 	$(BIN)/python -m tests.benchmarks.bench_data
