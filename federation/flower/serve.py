@@ -3,10 +3,11 @@
 import logging
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ssl import SSLContext
@@ -191,12 +192,21 @@ def serve(
         agent.serve(lambda: FleetConnection(hub.address, context, key), outage_s=outage_s)
 
 
+class _OwnersLog(logging.FileHandler):
+    """A log on a full disk loses lines quietly: the agent itself says that the disk is full."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Say nothing where the disk did not take a line."""
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
+
+
 @contextmanager
 def _logged(site: Site) -> Iterator[None]:
     """Let refusals and failures be written to the site's own log, which its owner alone reads."""
     logger = logging.getLogger("cohortium.site")
     os.close(os.open(site.log_path, os.O_CREAT | os.O_WRONLY, 0o600))
-    handler = logging.FileHandler(site.log_path)
+    handler = _OwnersLog(site.log_path)
     form = logging.Formatter("%(asctime)sZ %(message)s", "%Y-%m-%dT%H:%M:%S")
     form.converter = time.gmtime
     handler.setFormatter(form)
@@ -209,7 +219,8 @@ def _logged(site: Site) -> Iterator[None]:
         logger.removeHandler(handler)
         logger.setLevel(level)
         logger.propagate = True
-        handler.close()
+        with suppress(OSError):  # lines that the disk never took
+            handler.close()
 
 
 def _required(hub: HubConfig | None) -> HubConfig:

@@ -42,13 +42,18 @@ BIO, NORTH, SOUTH = NAMES
 
 @pytest.fixture(scope="module")
 def parts(ingested, tmp_path_factory):
-    """A hub and three sites. BIO and NORTH have a cable that can be cut, the hub a small disk."""
+    """A hub and three sites. BIO and NORTH have cables to cut, hub and SOUTH small disks."""
     folder = tmp_path_factory.mktemp("faults")
     shutil.copytree(ingested, folder / "sites")
     made = make_federation(folder, site_files(folder / "sites"))
     port = int(made.hub.config.listen.rpartition(":")[2])
-    with linked(port) as first, linked(port) as second, disk(made.hub.path / "runs", 64) as runs:
-        made.links, made.runs_disk = {BIO: first, NORTH: second}, runs
+    with (
+        linked(port) as first,
+        linked(port) as second,
+        disk(made.hub.path / "runs", 64) as runs,
+        disk(load_site_config(made.site_files[SOUTH]).state, 64) as state,
+    ):
+        made.links, made.runs_disk, made.state_disk = {BIO: first, NORTH: second}, runs, state
         for name, link in made.links.items():
             config = load_site_config(made.site_files[name])
             place = f"127.0.0.1:{link.port}"
@@ -218,6 +223,29 @@ def test_a_full_disk_at_the_hub_stops_a_run_that_goes_on_once_there_is_room(part
     assert [one["round"] for one in completed(parts, run, "resume")] == [0, 1, 2]
     assert max(before.values()) <= 2 and charges(parts, run) == dict.fromkeys(NAMES, 2)
     check_model(parts, wanted, run)
+
+
+def test_a_site_whose_disk_is_full_is_left_out_loudly_until_there_is_room(parts):
+    """It has paid when it finds out that its update has no room."""
+    wanted = experiment("full", algorithm={"rounds": 1, "retries": 1, "min_sites": 2})
+    parts.moment.at(r"open .*south-hospital/state/outbox/", how=signal.SIGSTOP)
+    run = submitted(parts, approved(parts, wanted))
+    filling = parts.moment.wait(parts.until)
+    with parts.state_disk.full():
+        moments.go_on(filling)
+        rounds = completed(parts, run)
+    assert [(one["refused"], one["returned"]) for one in rounds[1:]] == [
+        ({SOUTH: "round_failed"}, [BIO, NORTH])
+    ]
+    paid = charges(parts, run)
+    assert paid == {BIO: 1, NORTH: 1, SOUTH: paid[SOUTH]} and paid[SOUTH] in (1, 2)
+    log = (parts.folder / f"{SOUTH}.log").read_text()
+    assert "Traceback" not in log and "connected to" in log
+    check_model(parts, wanted, run)
+    again = experiment("room", algorithm={"rounds": 1})
+    run = submitted(parts, approved(parts, again))
+    assert [one["returned"] for one in completed(parts, run)] == [list(NAMES)] * 2
+    check_model(parts, again, run)
 
 
 # Flower's own, where it packs an app.
