@@ -7,6 +7,7 @@ from html import escape
 from math import isinf
 from pathlib import Path
 
+from data_adapters.confinement import Protection
 from federation.errors import FederationError
 from federation.files import write_atomically
 from federation.readiness import BudgetFound, ConsentFound, Readiness
@@ -94,6 +95,7 @@ def readiness_page(found: Readiness) -> str:
         [
             _head(found),
             *(_part(part, quick=found.quick) for part in found.parts),
+            _decoding(found.decoding),
             _permission(found),
             _budget(found.budget),
             _leaving(found),
@@ -269,6 +271,22 @@ def _burned_in(part: PartFound) -> str:
         f"<p>{refused}{declared}. What a header denies is believed; CT, MR and PET whose headers "
         "are silent are taken, since they rarely carry text. No program has looked at the pixels: "
         "look at some yourself.</p>\n"
+    )
+
+
+def _decoding(found: Sequence[Protection]) -> str:
+    if not found:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row">{escape(one.name.replace("_", " "))}</th>'
+        f"<td>{f'not on this machine: {escape(one.missing)}' if one.missing else 'yes'}</td></tr>\n"
+        for one in found
+    )
+    return (
+        "<h2>How images are decoded</h2>\n"
+        "<p>Compressed pixels come from elsewhere, and a codec that reads them can be attacked by "
+        "them. They are decoded in a process of its own, which gives up what it can.</p>\n"
+        + _table("What that process is kept from", ("protection", "active"), rows)
     )
 
 

@@ -9,6 +9,7 @@ from itertools import product
 
 import pytest
 
+from data_adapters.confinement import Protection
 from federation.leaving import Leaving
 from federation.readiness import BudgetFound, ConsentFound, Finding, Readiness
 from federation.readiness_page import DARK, LIGHT, readiness_page, write_page
@@ -109,6 +110,14 @@ def test_every_table_has_a_caption_and_every_heading_cell_a_scope(found):
 def test_verdict_in_words_and_not_in_colour_alone(found):
     assert "<strong>Not ready.</strong>" in readiness_page(found)
     assert "<strong>Ready.</strong>" in readiness_page(replace(found, findings=()))
+
+
+def test_what_decoders_are_kept_from_is_said_and_what_they_are_not(found):
+    kept = (Protection("no_network"), Protection("no_writes", "Landlock is <off>"))
+    page = readiness_page(replace(found, decoding=kept))
+    assert '<th scope="row">no network</th><td>yes</td>' in page
+    assert "<td>not on this machine: Landlock is &lt;off&gt;</td>" in page
+    assert "How images are decoded" not in readiness_page(replace(found, decoding=()))
 
 
 def test_a_quick_look_and_no_budget_are_said(found):
