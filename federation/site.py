@@ -355,9 +355,10 @@ def budget_of(path: Path, experiment_digest: str) -> Budget:
     """
     config = load_site_config(path)
     if not has_ledger(config):
-        return Budget(config.site, _policy_of(config), FilterState(), FilterState())
+        return Budget(config.site, _policy_of(config), *[FilterState()] * 3)
     ledger = open_site(path).ledger
-    return Budget(ledger.site, ledger.policy, ledger.state, ledger.promised(experiment_digest))
+    promised, approved = ledger.promised(experiment_digest), ledger.promised("")
+    return Budget(ledger.site, ledger.policy, ledger.state, promised, approved)
 
 
 def has_ledger(config: SiteConfig) -> bool:
