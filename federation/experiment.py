@@ -282,6 +282,22 @@ class FedAvg(_Grown):
         return self.rounds + self.retries
 
 
+class InitialWeights(Strict):
+    """Weights that a run starts from instead of drawn ones. They are public: the author says so.
+
+    Nobody's ledger pays for what they were learnt from, so that no subject of a site of this
+    federation may be in it, unless it was learnt under that site's budget.
+
+    Attributes:
+        file: A safetensors file beside the experiment's, by its name alone.
+        sha256: Of the file's bytes, as ``sha256sum`` prints it.
+    """
+
+    file: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.safetensors$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    public: Literal[True]
+
+
 class SubjectDP(Strict):
     """Differential privacy of each site's subjects, for the whole run.
 
@@ -336,12 +352,14 @@ class Experiment(_Grown):
     """One federated experiment. See ``configs/demo.yaml`` for a commented one.
 
     Attributes:
+        initial_weights: What to start from; drawn from ``seed`` where none are given.
         trainable: Which parameters are trained: ``all``, ``head`` (the last layer that has
-            weights) or a list of how their names begin. The others stay as they arrive.
+            weights; it needs ``initial_weights``) or a list of how their names begin. The others
+            stay as they arrive.
         cohort: Which sites should take part in a round, and what becomes of one with too few.
     """
 
-    added: ClassVar[tuple[str, ...]] = ("augment", "trainable", "cohort")
+    added: ClassVar[tuple[str, ...]] = ("augment", "initial_weights", "trainable", "cohort")
     format: Literal["cohortium-experiment/1"]
     name: Identifier
     purpose: Annotated[str, Field(min_length=1, max_length=1_000)]
@@ -352,6 +370,7 @@ class Experiment(_Grown):
     augment: Augment = Augment()
     loss: Loss = DiceCrossEntropy()
     optimizer: Optimizer
+    initial_weights: InitialWeights | None = None
     trainable: Trainable = "all"
     algorithm: FedAvg
     cohort: CohortPolicy = CohortPolicy()

@@ -17,6 +17,7 @@ from federation.ledger.filter import (
     FilterState,
     PoissonGaussian,
     calibrate_noise_multiplier,
+    largest_epsilon,
 )
 from federation.privacy.plan import PrivacyPlan
 
@@ -34,12 +35,15 @@ class Budget:
     Attributes:
         spent: What was charged.
         promised: The same, and every round that is approved for others and not charged yet.
+        approved: The same, and those of this experiment, too: with another epsilon it is another
+            experiment, beside which an approval of this one still holds its rounds.
     """
 
     site: str
     policy: BudgetPolicy
     spent: FilterState
     promised: FilterState
+    approved: FilterState
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,8 @@ class Forecast:
         more_runs: How many further runs like it would then fit.
         noise_that_fits: The least noise multiplier with which it would fit what is left; None
             where no noise is enough.
+        epsilon_that_fits: The largest epsilon that the experiment could ask for instead, to the
+            same rounds, repeats and sampling, rounded down; None where none is small enough.
     """
 
     site: str
@@ -83,6 +89,7 @@ class Forecast:
     admitted: bool
     more_runs: int
     noise_that_fits: float | None
+    epsilon_that_fits: float | None
     by_rounds: tuple[Point, ...]
     by_noise: tuple[Point, ...]
     by_sampling_rate: tuple[Point, ...]
@@ -130,6 +137,13 @@ def forecast(plan: PrivacyPlan, budget: Budget) -> Forecast:
         admitted=admitted,
         more_runs=runs_that_fit(after, policy, whole) if admitted else 0,
         noise_that_fits=_noise(policy, whole.sampling_rate, whole.steps, budget.promised),
+        epsilon_that_fits=largest_epsilon(
+            policy,
+            delta=plan.delta,
+            sampling_rate=whole.sampling_rate,
+            steps=whole.steps,
+            spent=budget.approved,
+        ),
         by_rounds=tuple(_by_rounds(event, plan.charges, policy)),
         by_noise=tuple(_by_noise(whole, policy)),
         by_sampling_rate=tuple(_by_sampling_rate(whole, policy)),

@@ -17,9 +17,12 @@ from federation.files import append_durably, private_folder, write_atomically
 from federation.hub_folder import HubFolder
 from federation.ledger.records import now
 from federation.messages import RoundFinished
+from federation.starting import read_start
 
 State = Literal["submitted", "running", "completed", "stopped", "cancelled"]
 ENDED = ("completed", "stopped", "cancelled")
+# In a run's folder, the folder of the weights that it starts from.
+START = "start"
 _RUN = re.compile(r"[0-9a-f]{32}")
 
 
@@ -116,15 +119,22 @@ class RunFolder:
 def submit(hub: HubFolder, experiment: Path) -> RunFolder:
     """Make the folder of a new run of an experiment, with its author's signature if there is one.
 
+    The weights that it starts from go with it; they are checked again when the run begins.
+
     Raises:
-        FederationError: The experiment is invalid.
+        FederationError: The experiment is invalid. ModelError: See ``starting.read_start``.
     """
     loaded = load_experiment(experiment)
+    read_start(loaded, experiment.parent)
     run = secrets.token_hex(16)
     folder = private_folder(_runs(hub) / f".{run}")
     shutil.copy(experiment, folder / "experiment.yaml")
     if signature_path(experiment).is_file():
         shutil.copy(signature_path(experiment), folder / "experiment.yaml.sig")
+    if loaded.initial_weights is not None:
+        name = loaded.initial_weights.file
+        # Apart from what the run leaves: a file may be called as its model is.
+        shutil.copy(experiment.parent / name, private_folder(folder / START) / name)
     status = RunStatus(run, loaded.name, "submitted", now(), loaded.algorithm.rounds)
     write_atomically(folder / "status.json", json.dumps(status.to_json()).encode())
     folder.rename(_runs(hub) / run)

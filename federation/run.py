@@ -32,6 +32,7 @@ from federation.privacy.plan import PrivacyPlan, make_plan
 from federation.rounds import LocalRounds
 from federation.separation import require_separate_data
 from federation.site import Part, Permission, Site, open_site
+from federation.starting import require_start_for_head
 from federation.tracking.runs import LoggedRun
 from federation.training import require_data_fits, require_trainable
 from federation.withdrawal import finish_exclusions
@@ -164,9 +165,11 @@ def check_experiment(experiment: Experiment) -> PrivacyPlan:
     """Make the plan and try one training step on noise, before any site does anything.
 
     Raises:
-        FederationError: No noise reaches the epsilon. ModelError: The network cannot be built, run
+        FederationError: No noise reaches the epsilon, or a head would be trained on top of weights
+            that were drawn. ModelError: The network cannot be built, run
             on this input, or trained under privacy.
     """
+    require_start_for_head(experiment)
     require_trainable(experiment)
     return make_plan(experiment)
 
@@ -240,19 +243,21 @@ def approve(
         raise PrivacyBudgetError(" ".join(refusals) or "A site's budget changed; try again.")
 
 
-def run_experiment(
+def run_experiment(  # noqa: PLR0913 - all but two are named
     experiment: Experiment,
     sites: Sequence[Site],
     *,
     out: Path,
     on_event: Watcher | None = None,
     resume: bool = False,
+    folder: Path | None = None,
 ) -> RunSummary:
     """Run every round of an approved experiment and record it under ``out``.
 
     Args:
         resume: Go on with the run in ``out`` that died: what sites have sent they send again, at
             no charge, so that the model is the one it would have been.
+        folder: Where the experiment's file is, for weights beside it that it starts from.
 
     Raises:
         FederationError: Fewer sites than the experiment's minimum took part in a round. What
@@ -267,6 +272,7 @@ def run_experiment(
             LocalGrid({site.name: client_app(LocalRounds(site)) for site in sites}),
             checkpoint,
             out=out,
+            folder=folder,
             run=secrets.token_hex(16),
             keep=partial(_keep_evidence, out, sites),
             on_event=on_event or _unwatched,

@@ -16,6 +16,7 @@ from federation.errors import FederationError, LedgerError, Refused
 from federation.experiment import Experiment
 from federation.files import private_folder, write_atomically
 from federation.forecast import Budget
+from federation.ledger.bounds import declared_bounds
 from federation.ledger.entries import Terms
 from federation.ledger.filter import BudgetPolicy, FilterState
 from federation.ledger.keys import SiteKey
@@ -130,6 +131,7 @@ class Site(SiteData):
             "signed receipts and a closing statement",
             "public description of the data set",
             f"counts: {self.config.policy.release_counts}",
+            declared_bounds(*self.config.policy.subjects_between),
             *public,
         )
 
@@ -355,9 +357,10 @@ def budget_of(path: Path, experiment_digest: str) -> Budget:
     """
     config = load_site_config(path)
     if not has_ledger(config):
-        return Budget(config.site, _policy_of(config), FilterState(), FilterState())
+        return Budget(config.site, _policy_of(config), *[FilterState()] * 3)
     ledger = open_site(path).ledger
-    return Budget(ledger.site, ledger.policy, ledger.state, ledger.promised(experiment_digest))
+    promised, approved = ledger.promised(experiment_digest), ledger.promised("")
+    return Budget(ledger.site, ledger.policy, ledger.state, promised, approved)
 
 
 def has_ledger(config: SiteConfig) -> bool:

@@ -12,6 +12,7 @@ from federation.consent import ConsentTable
 from federation.data_use import FOR_PEOPLE, Terms, parse_terms
 from federation.documents import Strict, parse_document, read_yaml
 from federation.experiment import Identifier, Name
+from federation.ledger.bounds import most_subjects
 from federation.ledger.entries import Declaration
 from federation.ledger.forms import check_text
 
@@ -103,7 +104,9 @@ class SitePolicy(Strict):
         if self.delta > 1 / high**2:
             raise ValueError(
                 f"delta {self.delta:g} is above 1/N^2 = {1 / high**2:.2g} for up to {high} "
-                "subjects; a larger delta would permit giving a subject away whole. Lower delta"
+                "subjects; a larger delta would permit giving a subject away whole. Lower delta; "
+                "where a ledger has fixed it already, the upper bound may be at most "
+                f"{most_subjects(self.delta)} (docs/site.md says what else can be done)"
             )
         return self
 

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from math import floor, log10
 from pathlib import Path
 
 from data_adapters.aliases import NOBODY, Excluded, Identity, image_name, same_person
@@ -21,6 +22,7 @@ from federation.errors import FederationError
 from federation.exclusions import Exclusion, everybody, read_exclusions
 from federation.files import private_folder
 from federation.headers import keep_headers, personal_headers
+from federation.ledger.bounds import most_subjects
 from federation.ledger.keys import PSEUDONYM_KEY, pseudonymiser
 from federation.linking import LinkingFolder, require_one_key
 from federation.site_config import PARTS, Part, SiteConfig, load_site_config
@@ -143,14 +145,8 @@ class SiteData:
         """
         now = self.ingested() if now is None else now
         protected, public = (now[part].scans if part in now else () for part in PARTS)
-        low, high = self.config.policy.subjects_between
-        count = len({scan.subject for scan in protected})
-        if protected and not low <= count <= high:
-            raise FederationError(
-                f"{self.name}: {count} protected subjects are outside the declared bounds "
-                f"{low} to {high}. Correct policy.subjects_between in the site file; the ledger "
-                "keeps its budget."
-            )
+        if protected:
+            _require_within_bounds(self.config, len({scan.subject for scan in protected}))
         both = _people_in_both(protected, public)
         same = {s.image for s in protected} & {s.image for s in public}
         if both or same:
@@ -338,6 +334,30 @@ def _known_by(sources: Sequence[AnySource]) -> Callable[[str], tuple[Identity, .
         return tuple(found)
 
     return known
+
+
+def _require_within_bounds(config: SiteConfig, count: int) -> None:
+    (low, high), delta = config.policy.subjects_between, config.policy.delta
+    most = most_subjects(delta)
+    if low <= count <= high:
+        return
+    if count <= most:
+        way_out = (
+            f"Widen policy.subjects_between in the site file, to at most {most}, which delta "
+            f"{delta:g} permits (1/N^2); the ledger keeps its budget. Approve experiments again."
+        )
+    else:
+        way_out = (
+            f"The ledger's delta of {delta:g} permits at most {most} (1/N^2), and is fixed for its "
+            "life. Either keep the newer subjects out of this data set, or start a site file with "
+            "a state folder of its own, wider bounds and delta "
+            f"{10.0 ** floor(log10(1 / count**2)):g}, and charge it with this ledger's history: "
+            "cohortium site merge NEW.yaml OLD.yaml (docs/site.md)."
+        )
+    raise FederationError(
+        f"{config.site}: {count} protected subjects are outside the declared bounds {low} to "
+        f"{high} (policy.subjects_between). Nothing is approved or trained meanwhile. {way_out}"
+    )
 
 
 def _people_in_both(one: Sequence[ScanEntry], other: Sequence[ScanEntry]) -> frozenset[str]:

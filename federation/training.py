@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,7 @@ from federation.privacy.self_audit import SelfAudit
 from federation.release import release_update, unprotected_update
 from federation.site import Part, Site
 from federation.site_data import SiteData
+from federation.starting import read_start
 from federation.steps import LocalWork, example_record, stepper
 from models.behaviour import check_behaviour
 from models.build import build_network, load_weights, weights_of
@@ -59,13 +61,20 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def initial_weights(experiment: Experiment) -> Weights:
-    """Return the weights that every site starts from, drawn from the experiment's seed.
+def initial_weights(experiment: Experiment, folder: Path | None = None) -> Weights:
+    """Return the weights that every site starts from: public ones, or drawn from the seed.
+
+    Args:
+        folder: Where the experiment's file is, and public weights beside it.
 
     Raises:
-        ModelError: The network cannot be built, or may not be trained under privacy.
+        ModelError: The network cannot be built, or may not be trained under privacy, or public
+            weights do not fit it. FederationError: See ``starting.read_start``.
     """
-    return weights_of(network_of(experiment))
+    network, start = network_of(experiment), read_start(experiment, folder)
+    if start is not None:
+        load_weights(network, start)
+    return weights_of(network)
 
 
 # Digests of experiments that were tried in this process and passed.

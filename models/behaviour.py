@@ -271,7 +271,6 @@ def _same_shape(a: tuple[int, ...], b: tuple[int, ...], sizes: tuple[int, int]) 
 
 def _mixing(bench: Bench[R], layer: str | None, moved: _Moved) -> str:
     """Say which layer lets one subject reach another, and what to use instead."""
-    where = "The loss" if layer is None else bench.named(layer)
     way_out = (
         "Take the loss of each image alone (no DiceLoss with batch=True)."
         if layer is None
@@ -282,8 +281,8 @@ def _mixing(bench: Bench[R], layer: str | None, moved: _Moved) -> str:
     if moved.total > 1 + _SLACK_64:
         total = f", and the sum of clipped gradients by {moved.total:.1f} clip norms (1 is allowed)"
     return (
-        f"{where} mixes the subjects of a batch: leaving one made-up subject out changes another "
-        f"one's gradient by {moved.others:.1%}{total}. {way_out}"
+        f"{bench.named(layer)} mixes the subjects of a batch: leaving one made-up subject out "
+        f"changes another one's gradient by {moved.others:.1%}{total}. {way_out}"
     )
 
 
@@ -302,12 +301,16 @@ def _behaviour(network: nn.Module, reference: Pass, draws: int) -> Behaviour:
         for name, layer in network.named_modules()
         if (own := [p for p in layer.parameters(recurse=False) if p.requires_grad])
     }
-    calls = [c for c in reference.calls if c.shapes is not None and c.layer in owners]
-    times = Counter(call.layer for call in calls)
+    calls = [
+        (c.layer, _rows(c))
+        for c in reference.calls
+        if c.shapes is not None and c.layer is not None and c.layer in owners
+    ]
+    times = Counter(layer for layer, _ in calls)
     uses = Counter(id(p) for own in owners.values() for p in own)
     return Behaviour(
         draws,
-        flattened=_distinct(c.layer for c in calls if _rows(c) != reference.num_images),
+        flattened=_distinct(layer for layer, rows in calls if rows != reference.num_images),
         shared=_distinct(
             name
             for name, own in owners.items()

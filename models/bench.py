@@ -10,6 +10,7 @@ from torch import nn
 
 from models.dp_safe import copied
 from models.errors import ModelError
+from models.reading import ReadsBelow
 from models.synthetic import Declared, make_up
 from models.tracing import Call, Seen, Watch
 
@@ -101,8 +102,9 @@ class Bench(Generic[R]):
         """
         sizes = tuple(num_images or self._num_images(number) for number in numbers)
         seeds = [1009 * n + i for n, size in zip(numbers, sizes, strict=True) for i in range(size)]
+        records = self._made_up(numbers, sizes)
         with Watch(self.network, seeds, keep=keep) as watch:
-            losses = self._loss(self.network, self._made_up(numbers, sizes))
+            losses = self._loss(self.network, records)
         if losses.shape != (len(seeds),):
             raise ModelError(
                 f"The loss of {len(seeds)} images has shape {tuple(losses.shape)}, not one number "
@@ -110,8 +112,12 @@ class Bench(Generic[R]):
                 "(no DiceLoss with batch=True)."
             )
         means = [part.mean() for part in losses.split(sizes)]
-        gradients = tuple(self._gradient(mean) for mean in means)
-        return Pass(gradients, sizes, tuple(watch.calls), watch.deciding, tuple(watch.seen))
+        read: list[str] = []
+        with ReadsBelow(read.append):
+            gradients = tuple(self._gradient(mean) for mean in means)
+        backward = [Call(None, f"{what}, in its backward pass") for what in read]
+        deciding = watch.deciding or next(iter(backward), None)
+        return Pass(gradients, sizes, tuple(watch.calls), deciding, tuple(watch.seen))
 
     def run_afresh(self, numbers: Sequence[int], *, keep: bool) -> Pass:
         """Run, and put back what the pass wrote: two such passes start from the same."""
@@ -144,8 +150,10 @@ class Bench(Generic[R]):
                 )
         return torch.cat([g.detach().flatten(1) for g in found], 1).double()
 
-    def named(self, layer: str) -> str:
-        """Return how messages call a layer."""
+    def named(self, layer: str | None) -> str:
+        """Return how messages call a layer; None is the loss."""
+        if layer is None:
+            return "The loss"
         if not layer:
             return self.title
         return f"Layer {layer!r} ({type(self.network.get_submodule(layer)).__name__})"

@@ -12,9 +12,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-# What turns a value into Python's control flow, or into a shape.
-_DECIDING = frozenset({"__bool__", "__int__", "__float__", "__index__", "item", "tolist", "numpy"})
-_DECIDING |= {"nonzero", "argwhere", "masked_select", "unique", "is_nonzero", "equal", "allclose"}
+from models.reading import Constants, ReadsBelow, hands_out_values, only_checks
+
 _RANDOM = frozenset({"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout"})
 _RANDOM |= {"feature_dropout", "feature_alpha_dropout", "scaled_dot_product_attention"}
 _RANDOM |= {"bernoulli", "bernoulli_", "rand", "randn", "rand_like", "randn_like"}
@@ -27,12 +26,13 @@ class Call:
     """One step of a pass.
 
     Attributes:
-        layer: The layer's name in the network ("" is the network), where the step happened.
+        layer: The layer's name in the network ("" is the network), where the step happened; None
+            is outside it, in the loss.
         what: A layer's class, or a torch function.
         shapes: Of the tensors that a layer was given; None for a torch function.
     """
 
-    layer: str
+    layer: str | None
     what: str
     shapes: tuple[tuple[int, ...], ...] | None = None
 
@@ -47,10 +47,12 @@ class Seen:
 
 
 class Watch(TorchFunctionMode):
-    """Record one forward pass of ``network``; use as a context around it.
+    """Record one forward pass of ``network`` and of the loss; use as a context around them.
 
     Attributes:
-        calls: What happened, in order.
+        calls: What happened inside the network, in order.
+        deciding: The first step, of network or loss, that took a value out of a tensor or made a
+            shape of values, if there was one: see ``models.reading``.
         seen: What each layer was given and gave, in order of completion; only if ``keep``.
     """
 
@@ -58,9 +60,12 @@ class Watch(TorchFunctionMode):
         """Watch a pass over ``len(seeds)`` images, each with its own seed."""
         super().__init__()
         self.calls: list[Call] = []
+        self.deciding: Call | None = None
         self.seen: list[Seen] = []
         self._network, self._seeds, self._keep = network, seeds, keep
         self._inside: list[str] = []
+        self._function: str | None = None
+        self._below, self._constants = ReadsBelow(self._on_read), Constants()
         self._num_random = 0
 
     def __enter__(self) -> Self:
@@ -75,31 +80,43 @@ class Watch(TorchFunctionMode):
         self._forked = torch.random.fork_rng(devices=[])
         self._forked.__enter__()
         torch.manual_seed(0)
+        self._below.__enter__()
         super().__enter__()
         return self
 
     def __exit__(self, *failure: Any) -> None:
         super().__exit__(*failure)
+        self._below.__exit__(*failure)
         self._forked.__exit__(*failure)
         for hook in self._hooks:
             hook.remove()
-
-    @property
-    def deciding(self) -> Call | None:
-        """Return the first step that turned values into control flow, if there was one."""
-        return next((c for c in self.calls if c.what in _DECIDING), None)
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs, name = dict(kwargs or {}), getattr(func, "__name__", str(func))
-        if not self._inside:
-            return func(*args, **kwargs)
-        self.calls.append(Call(self._inside[-1], name))
-        if name in _RANDOM:
+        if self._inside:
+            self.calls.append(Call(self._inside[-1], name))
+        taken, self._function = tensors_in((args, kwargs)), name
+        of_constants = self._constants.hold(taken)
+        with self._below.paused(of_constants or only_checks(name, args, kwargs)):
+            given = self._call(func, args, kwargs)
+        self._function = None
+        self._constants.follow(taken, tensors_in(given), of_constants)
+        if not of_constants and hands_out_values(name, given):
+            self._on_read(name)
+        return given
+
+    def _call(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        if self._inside and getattr(func, "__name__", "") in _RANDOM:
             self._num_random += 1
             return self._image_by_image(func, args, kwargs)
         return func(*args, **kwargs)
+
+    def _on_read(self, what: str) -> None:
+        """Note the torch function that was called from Python, rather than what it calls."""
+        where = self._inside[-1] if self._inside else None
+        self.deciding = self.deciding or Call(where, self._function or what)
 
     def _image_by_image(self, func: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
         sized = func.__name__ in _SIZED

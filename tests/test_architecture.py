@@ -24,7 +24,7 @@ ORDER = (
     {"passphrase", "key_slot"},
     {"experiment", "messages", "data_use", "cohort"},
     {"ledger"},
-    {"authors", "software", "linking", "egress", "agent_state", "signed_requests"},
+    {"authors", "software", "linking", "egress", "agent_state", "signed_requests", "starting"},
     {"certificates", "proxy"},
     {"hub_folder", "hub_runs"},
     {"privacy"},

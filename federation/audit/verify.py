@@ -23,6 +23,7 @@ from federation.audit.openings import unmatched as unmatched_openings
 from federation.audit.replay import Replay, replay_file
 from federation.audit.self_audits import match_self_audits
 from federation.audit.state import counted
+from federation.ledger.bounds import highest_declared, most_subjects
 from federation.ledger.closings import Closing
 from federation.ledger.filter import BudgetPolicy
 from federation.ledger.keys import fingerprint_of
@@ -296,7 +297,13 @@ def _judge(
         refusals=dict(replay.refusals),
         head=(replay.head.seq, replay.head.hash) if replay.head else None,
         problems=tuple(replay.problems),
-        notes=(*replay.notes, *_tail(replay), *_told(replay), *_exact_counts(replace_one)),
+        notes=(
+            *replay.notes,
+            *_tail(replay),
+            *_told(replay),
+            *_exact_counts(replace_one),
+            *_large_delta(replay),
+        ),
     )
 
 
@@ -381,6 +388,20 @@ def _exact_counts(replace_one: PldEpsilon | None) -> list[str]:
     return [
         "exact counts may leave, which say how many subjects there are: between data sets where "
         f"one subject's data are other data, epsilon by PLD is {stated} ({replace_one.note})"
+    ]
+
+
+def _large_delta(replay: Replay) -> list[str]:
+    """Hold delta against the most subjects that an approval declared."""
+    declared = highest_declared(record.body["leaves"] for record in replay.approvals)
+    if replay.policy is None or declared is None:
+        return []
+    delta = replay.policy.delta
+    if declared <= most_subjects(delta):
+        return []
+    return [
+        f"delta {delta:g} is above 1/N^2 = {1 / declared**2:.2g} for the {declared} subjects that "
+        "an approval declared at most: so large a delta comes close to giving one away whole"
     ]
 
 

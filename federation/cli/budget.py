@@ -13,7 +13,9 @@ app = typer.Typer(no_args_is_help=True, help="Forecast and show what a site's su
 FORECAST_HELP = """Say what an experiment would cost a site, before anybody approves it.
 
 No image is opened and nothing is recorded. The figures are the filter's own: it is asked what it
-would say. The tables tell what other numbers of rounds, other noise and other sampling would cost.
+would say. It names the largest epsilon that the experiment could ask for: written into its
+privacy.epsilon, the run uses up what is left, and finishes. The tables tell what other numbers of
+rounds, other noise and other sampling would cost.
 
 \b
 Examples:

@@ -68,7 +68,7 @@ def run(  # noqa: PLR0913 - a command's options
     if resume is not None:
         if out is not None:
             raise FederationError("--resume goes on in the run's own folder. Leave --out away.")
-        go_on(loaded, site, out=resume, as_json=as_json)
+        go_on(loaded, site, out=resume, as_json=as_json, folder=experiment.parent)
         return
     folder = out or show.new_folder(Path("runs"), loaded.name)
     carry_out(
@@ -78,6 +78,7 @@ def run(  # noqa: PLR0913 - a command's options
         yes=yes,
         approver=operator(),
         as_json=as_json,
+        folder=experiment.parent,
         signature=read_signature(signature_path(experiment)),
         basis={
             "ethics_reference": ethics_reference,
@@ -95,12 +96,14 @@ def carry_out(  # noqa: PLR0913 - all but two are named
     yes: bool,
     approver: str,
     as_json: bool,
+    folder: Path | None = None,
     signature: Signature | None = None,
     basis: Mapping[str, str | None] | None = None,
 ) -> None:
     """Do all of a local run with progress on stderr and results on stdout.
 
     Args:
+        folder: Where the experiment's file is, for weights beside it that it starts from.
         basis: Ethics reference, legal basis and expiry of the approvals; None where no operator
             decides, and then nobody is shown what exactly would be approved.
 
@@ -114,9 +117,11 @@ def carry_out(  # noqa: PLR0913 - all but two are named
         open_sites,
         quote,
     )
+    from federation.training import initial_weights
 
     _require_new(out)
     check_experiment(experiment)
+    initial_weights(experiment, folder)
     sites = open_sites(site_files)
     with show.ingest_progress() as progress:
         reports = ingest_sites(sites, progress)
@@ -131,10 +136,17 @@ def carry_out(  # noqa: PLR0913 - all but two are named
         _ask(yes, approver)
     # Where a quote does not fit this raises, and that site's ledger has the refusal on record.
     approve(experiment, sites, approver=approver, signature=signature, **(basis or {}))
-    _train(experiment, sites, out=out, as_json=as_json, resume=False)
+    _train(experiment, sites, out=out, as_json=as_json, resume=False, folder=folder)
 
 
-def go_on(experiment: Experiment, site_files: Sequence[Path], *, out: Path, as_json: bool) -> None:
+def go_on(
+    experiment: Experiment,
+    site_files: Sequence[Path],
+    *,
+    out: Path,
+    as_json: bool,
+    folder: Path | None = None,
+) -> None:
     """Carry on with an interrupted run; its sites have approved it, and are asked nothing.
 
     Raises:
@@ -144,16 +156,25 @@ def go_on(experiment: Experiment, site_files: Sequence[Path], *, out: Path, as_j
 
     show.going_on(how_far(experiment, out), experiment)
     check_experiment(experiment)
-    _train(experiment, open_sites(site_files), out=out, as_json=as_json, resume=True)
+    sites = open_sites(site_files)
+    _train(experiment, sites, out=out, as_json=as_json, resume=True, folder=folder)
 
 
-def _train(
-    experiment: Experiment, sites: "Sequence[Site]", *, out: Path, as_json: bool, resume: bool
+def _train(  # noqa: PLR0913 - all but two are named
+    experiment: Experiment,
+    sites: "Sequence[Site]",
+    *,
+    out: Path,
+    as_json: bool,
+    resume: bool,
+    folder: Path | None,
 ) -> None:
     from federation.run import run_experiment
 
     with show.run_progress(experiment, sites) as on_event:
-        summary = run_experiment(experiment, sites, out=out, on_event=on_event, resume=resume)
+        summary = run_experiment(
+            experiment, sites, out=out, on_event=on_event, resume=resume, folder=folder
+        )
     show.failures(sites)
     show.self_audits(sites, summary.run)
     if as_json:

@@ -19,9 +19,10 @@ def forecast(name: str, found: Forecast) -> None:
     _console.print(
         f"{found.charges} rounds and permitted repeats, {found.steps} steps in all, sampling rate "
         f"{found.sampling_rate:g}, noise {found.noise_multiplier:g} x clip norm, delta "
-        f"{found.delta:g}.\n",
+        f"{found.delta:g}.",
         highlight=False,
     )
+    _console.print(_largest(found), highlight=False)
     _table("More or fewer rounds", "rounds", found.by_rounds, found.limit)
     _table("More or less noise", "noise multiplier", found.by_noise, found.limit)
     _table("Other sampling rates", "sampling rate", found.by_sampling_rate, found.limit)
@@ -44,6 +45,16 @@ def _sentence(name: str, found: Forecast) -> str:
     return (
         f"[bold]{found.site}[/]: '{name}' [bold red]does not fit[/]: it costs epsilon {cost} and "
         f"{left} is left (limit {epsilon(found.limit)}); {way}."
+    )
+
+
+def _largest(found: Forecast) -> str:
+    """Say what to write for the most that is left; the number is rounded down, not shown so."""
+    if found.epsilon_that_fits is None:
+        return "No privacy.epsilon makes it fit: lower its rounds, retries or steps.\n"
+    return (
+        f"The largest privacy.epsilon with which all of them fit what is left: "
+        f"[bold]{found.epsilon_that_fits:g}[/].\n"
     )
 
 

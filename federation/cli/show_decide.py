@@ -50,11 +50,19 @@ def _what(experiment: Experiment, terms: Terms) -> list[tuple[str, str]]:
         ("signed by", terms.author or "nobody"),
         ("task", f"{experiment.task.kind}: {_learnt(experiment)}"),
         ("network", f"{experiment.model.kind}; trained: {experiment.trainable}"),
+        ("starts from", _start(experiment)),
         ("learns by", _learning(experiment)),
         ("rounds", f"{algorithm.rounds} of {algorithm.steps_per_round} steps ({algorithm.kind})"),
         ("software", f"{versions}  {terms.software}"),
         ("data", f"as they are now: {terms.commitment}"),
     ]
+
+
+def _start(experiment: Experiment) -> str:
+    start = experiment.initial_weights
+    if start is None:
+        return "weights drawn from its seed"
+    return f"weights that its author declares public: {start.file}  sha256:{start.sha256}"
 
 
 def _learning(experiment: Experiment) -> str:

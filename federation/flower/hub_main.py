@@ -14,7 +14,7 @@ from federation.flower.hub_grid import HubGrid
 from federation.flower.whole_run import MODEL, write_json
 from federation.flower.whole_run import carry_out as carry_out_rounds
 from federation.hub_folder import HubFolder
-from federation.hub_runs import RunFolder
+from federation.hub_runs import START, RunFolder
 from federation.messages import RoundFinished
 
 # Longest wait for one round's replies, and for sites to connect, in seconds.
@@ -48,6 +48,7 @@ def carry_out(hub: HubFolder, run: RunFolder, grid: Grid, *, flower_run: int) ->
                 named,
                 checkpoint,
                 out=run.path,
+                folder=run.path / START,
                 run=run.run,
                 keep=partial(write_json, run.path / "receipts.json"),
                 on_event=partial(_after_round, run),

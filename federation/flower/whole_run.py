@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from federation.flower.server_app import (
     run_rounds,
 )
 from federation.ledger.filter import BudgetPolicy, FilterState
-from federation.messages import RoundFinished
+from federation.messages import RoundFinished, Weights
 from federation.privacy.plan import PrivacyPlan, make_plan
 from federation.tracking.log import log_run
 from federation.tracking.runs import LoggedRun, TrackedModel, TrackedRun
@@ -48,6 +49,7 @@ def carry_out(  # noqa: PLR0913 - all but three are named
     on_event: Watcher,
     on_resume: _Resumed = lambda _: None,
     timeout_s: float = DEFAULT_TIMEOUT_S,
+    folder: Path | None = None,
 ) -> tuple[RunResult, LoggedRun, str]:
     """Carry out the rounds that are left, and leave everything in ``out``.
 
@@ -55,6 +57,7 @@ def carry_out(  # noqa: PLR0913 - all but three are named
         run: The run's id, where there is no checkpoint yet.
         keep: Told the receipts so far after each round, before ``on_event`` is.
         on_resume: Told the rounds that were finished before, where a run goes on.
+        folder: Where the weights are that the experiment starts from, if it names some.
 
     Returns:
         What the rounds came to, its record in MLflow, and the address of the MLflow store.
@@ -64,8 +67,8 @@ def carry_out(  # noqa: PLR0913 - all but three are named
         StorageError: The disk is full; the run can go on.
     """
     try:
-        told = (keep, on_event, on_resume)
-        result = _rounds_left(experiment, grid, checkpoint, run, told, timeout_s)
+        told, start = (keep, on_event, on_resume), partial(initial_weights, experiment, folder)
+        result = _rounds_left(experiment, grid, checkpoint, run, told, timeout_s, start)
     except RunStoppedError as stopped:
         keep(stopped.receipts)
         write_json(out / "closings.json", stopped.closings)
@@ -87,6 +90,7 @@ def _rounds_left(  # noqa: PLR0913, PLR0917 - as ``carry_out`` has them
     run: str,
     told: tuple[Keep, Watcher, _Resumed],
     timeout_s: float,
+    start: Callable[[], Weights],
 ) -> RunResult:
     keep, on_event, on_resume = told
     state: RunState | None = None
@@ -111,7 +115,7 @@ def _rounds_left(  # noqa: PLR0913, PLR0917 - as ``carry_out`` has them
         grid,
         experiment_digest=experiment.digest(),
         run=run if state is None else state.run,
-        weights=initial_weights(experiment) if weights is None else weights,
+        weights=start() if weights is None else weights,
         rounds=algorithm.rounds,
         min_sites=algorithm.min_sites,
         policy=experiment.cohort,

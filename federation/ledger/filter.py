@@ -24,6 +24,9 @@ MAX_ORDER = 1024
 MAX_STEPS = 10**9
 MAX_EPSILON = 1000.0
 NOISE_MULTIPLIER_RANGE = (0.01, 1e6)
+# Of what an experiment may ask for (see ``SubjectDP``), and how finely it is said.
+MAX_RUN_EPSILON = 100.0
+EPSILON_STEP = 1e-4
 
 
 @dataclass(frozen=True)
@@ -357,6 +360,55 @@ def calibrate_noise_multiplier(
         else:
             too_little = middle
     return _rounded(enough * tolerance)
+
+
+def largest_epsilon(
+    policy: BudgetPolicy,
+    *,
+    delta: float,
+    sampling_rate: float,
+    steps: int,
+    spent: FilterState = _NOTHING_SPENT,
+) -> float | None:
+    """Return the epsilon, rounded down, to which a run may be calibrated so that a site admits it.
+
+    A run is calibrated on its own, at its own delta; the site's filter then composes it with what
+    it holds. So this is not what is left of the site's epsilon, but found by asking the filter.
+
+    Args:
+        policy: The site's.
+        delta: The experiment's.
+        steps: All noised steps of the run, over every round and permitted retry.
+
+    Returns:
+        A multiple of ``EPSILON_STEP``, at most ``MAX_RUN_EPSILON``, that fits; one more does not.
+        None where none does.
+
+    >>> site = BudgetPolicy.of(8.0, 1e-5)
+    >>> largest_epsilon(site, delta=1e-5, sampling_rate=0.25, steps=60) >= 8.0
+    True
+    """
+
+    def noise_at(multiple: int) -> float | None:
+        own = BudgetPolicy.of(_rounded(multiple * EPSILON_STEP), delta)
+        try:
+            return calibrate_noise_multiplier(own, sampling_rate=sampling_rate, steps=steps)
+        except ValueError:
+            return None
+
+    def fits(noise: float) -> bool:
+        return spent.admits(policy, PoissonGaussian(sampling_rate, noise, steps))
+
+    enough, too_much, found = 0, round(MAX_RUN_EPSILON / EPSILON_STEP) + 1, False
+    while too_much - enough > 1:
+        middle = (enough + too_much) // 2
+        noise = noise_at(middle)
+        # Below what any noise can give is not too much.
+        if noise is None or fits(noise):
+            enough, found = middle, noise is not None
+        else:
+            too_much = middle
+    return _rounded(enough * EPSILON_STEP) if found else None
 
 
 def _rounded(noise: float) -> float:

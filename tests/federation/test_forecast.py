@@ -7,10 +7,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from federation.errors import PrivacyBudgetError
+from federation.errors import PrivacyBudgetError, Refused
+from federation.experiment import Experiment
 from federation.forecast import Budget, forecast, runs_that_fit
 from federation.ledger.entries import Terms
-from federation.ledger.filter import BudgetPolicy, FilterState, PoissonGaussian, Unprotected
+from federation.ledger.filter import (
+    EPSILON_STEP,
+    MAX_RUN_EPSILON,
+    BudgetPolicy,
+    FilterState,
+    PoissonGaussian,
+    Unprotected,
+)
+from federation.ledger.ledger import RoundKey
 from federation.privacy.plan import make_plan
 from tests.experiments import tiny_experiment, unprotected
 
@@ -24,7 +33,13 @@ def private(epsilon, **algorithm):
 
 
 def budget(policy, spent=EMPTY, promised=None):
-    return Budget("north", policy, spent, spent if promised is None else promised)
+    promised = spent if promised is None else promised
+    return Budget("north", policy, spent, promised, promised)
+
+
+def asked(ledger, experiment_digest=""):
+    promised = ledger.promised(experiment_digest), ledger.promised("")
+    return Budget("x", ledger.policy, ledger.state, *promised)
 
 
 @settings(max_examples=60, deadline=None)
@@ -57,9 +72,7 @@ def test_what_is_forecast_is_what_the_ledgers_filter_then_says(approved_sites):
     planned = private(2.0)
     plan = make_plan(planned)
     ledger = site.ledger
-    found = forecast(
-        plan, Budget("x", ledger.policy, ledger.state, ledger.promised(planned.digest()))
-    )
+    found = forecast(plan, asked(ledger, planned.digest()))
     assert found.spent == 0
     assert found.promised > 0, "another experiment is approved at this site"
     whole = plan.round_event.times(plan.charges)
@@ -72,7 +85,7 @@ def test_what_is_forecast_is_what_the_ledgers_filter_then_says(approved_sites):
 def test_a_run_that_does_not_fit_is_told_the_noise_with_which_it_would(approved_sites):
     ledger = approved_sites[0].ledger
     plan = make_plan(private(60.0))
-    found = forecast(plan, Budget("x", ledger.policy, ledger.state, ledger.promised("")))
+    found = forecast(plan, asked(ledger))
     assert (found.admitted, found.more_runs) == (False, 0)
 
     def ask(noise):
@@ -109,3 +122,91 @@ def test_a_budget_with_an_unprotected_run_has_nothing_left():
 def test_no_privacy_has_no_forecast():
     with pytest.raises(ValueError, match="infinite"):
         forecast(make_plan(unprotected(private(8.0))), budget(BudgetPolicy.of(10.0, 1e-5)))
+
+
+# The largest epsilon that an experiment could ask for
+
+
+def charged(ledger, planned, number, attempt=1):
+    plan = make_plan(planned)
+    return ledger.charge(
+        RoundKey("run-1", number, attempt),
+        request_digest="sha256:" + f"{number:032x}{attempt:032x}",
+        experiment_digest=planned.digest(),
+        plan_digest=plan.digest(),
+        event=plan.round_event,
+    )
+
+
+def terms(planned):
+    plan, some = make_plan(planned), "sha256:" + "5" * 64
+    return Terms(planned.digest(), plan.digest(), plan.round_event, plan.charges, some, "a", some)
+
+
+@pytest.mark.parametrize("delta", [1e-5, 3e-7])
+def test_the_largest_epsilon_is_written_down_and_the_run_finishes_and_one_more_step_is_refused(
+    approved_sites, delta
+):
+    ledger = approved_sites[0].ledger
+    first = private(8.0, rounds=3, retries=2, steps_per_round=1)
+    privacy = first.privacy.model_copy(update={"delta": delta})
+    first = first.model_copy(update={"privacy": privacy})
+    wanted = forecast(make_plan(first), asked(ledger, first.digest())).epsilon_that_fits
+    planned = Experiment.model_validate_json(
+        first.model_copy(
+            update={"privacy": privacy.model_copy(update={"epsilon": wanted})}
+        ).model_dump_json()
+    )
+    assert planned.privacy.epsilon == wanted and f"{wanted:g}" == str(wanted)
+    ledger.approve(terms(planned))
+    ledger.reserve(planned.digest(), "run-1")
+    for number in range(1, 4):
+        charged(ledger, planned, number)
+    for attempt in (2, 3):
+        charged(ledger, planned, 1, attempt)
+    with pytest.raises(Refused, match="approval_used_up"):
+        charged(ledger, planned, 1, 4)
+    one_more = dataclasses.replace(
+        terms(planned), charges=1, experiment_digest="sha256:" + "6" * 64
+    )
+    assert one_more.event.steps == 1
+    with pytest.raises(PrivacyBudgetError, match="do not fit what is left"):
+        ledger.approve(one_more)
+
+
+def test_the_next_larger_epsilon_does_not_fit(approved_sites):
+    ledger, planned = approved_sites[0].ledger, private(8.0)
+    wanted = forecast(make_plan(planned), asked(ledger)).epsilon_that_fits
+    larger = private(round(wanted + 0.0001, 4))
+    assert make_plan(larger).noise_multiplier < make_plan(private(wanted)).noise_multiplier
+    with pytest.raises(PrivacyBudgetError):
+        ledger.approve(terms(larger))
+    ledger.approve(terms(private(wanted)))
+
+
+def test_an_approval_of_the_experiment_itself_still_holds_its_rounds(approved_sites):
+    """The number goes into the experiment's file, and makes another experiment of it."""
+    ledger, planned = approved_sites[0].ledger, private(2.0)
+    before = forecast(make_plan(planned), asked(ledger, planned.digest()))
+    ledger.approve(terms(planned))
+    after = forecast(make_plan(planned), asked(ledger, planned.digest()))
+    assert (after.admitted, after.promised) == (True, before.promised)
+    assert after.epsilon_that_fits < before.epsilon_that_fits
+    ledger.approve(terms(private(after.epsilon_that_fits)))
+
+
+@pytest.mark.parametrize(("limit", "spent"), [(1000.0, EMPTY), (1.0, EMPTY)])
+def test_the_largest_epsilon_is_one_that_an_experiment_may_have(limit, spent):
+    found = forecast(make_plan(private(8.0)), budget(BudgetPolicy.of(limit, 1e-5), spent))
+    assert private(found.epsilon_that_fits).privacy.epsilon <= MAX_RUN_EPSILON
+    assert (found.epsilon_that_fits == MAX_RUN_EPSILON) == (limit == 1000.0)
+    values = private(8.0).model_dump(mode="json")
+    values["privacy"]["epsilon"] = MAX_RUN_EPSILON + EPSILON_STEP
+    with pytest.raises(ValueError, match="less than or equal to 100"):
+        Experiment.model_validate(values)
+
+
+def test_where_nothing_is_left_no_epsilon_fits():
+    policy = BudgetPolicy.of(1.0, 1e-5)
+    spent = EMPTY.after(PoissonGaussian(1.0, 0.1, 1000))
+    assert forecast(make_plan(private(8.0)), budget(policy, spent)).epsilon_that_fits is None

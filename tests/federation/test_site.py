@@ -6,7 +6,8 @@ import pytest
 from data_adapters.errors import DataError
 from federation import run
 from federation.errors import FederationError, PrivacyBudgetError, Refused
-from federation.ledger.ledger import RoundKey
+from federation.ledger.ledger import RoundKey, Terms
+from federation.merging import merge_sites
 from federation.privacy.plan import make_plan
 from federation.run import open_sites
 from federation.site import Permission, load_site_config, open_site
@@ -38,8 +39,58 @@ def test_a_site_without_subjects_is_refused(federation):
 def test_more_subjects_than_declared_are_refused(federation):
     file = federation / "bio-lab" / "site.yaml"
     edit(file, "subjects_between: [1, 60]", "subjects_between: [1, 4]")
-    with pytest.raises(FederationError, match=r"outside the declared bounds 1 to 4"):
+    with pytest.raises(
+        FederationError,
+        match=r"outside the declared bounds 1 to 4 \(policy.*Widen.*at most 316, which delta 1e-05",
+    ):
         run.ingest_sites([open_site(file)])
+
+
+def test_a_site_that_outgrows_what_its_delta_permits_goes_over_to_a_stricter_ledger(federation):
+    file, wider = (federation / "bio-lab" / name for name in ("site.yaml", "wider.yaml"))
+    edit(file, "delta: 1.0e-05", "delta: 0.09")
+    edit(file, "subjects_between: [1, 60]", "subjects_between: [1, 3]")
+    shutil.rmtree(federation / "bio-lab" / "state")
+    with pytest.raises(
+        FederationError,
+        match=r"delta of 0.09 permits at most 3 \(1/N\^2\).*delta 0.01, and charge.*site merge NEW",
+    ):
+        run.ingest_sites([open_site(file)])
+    old = open_site(file)
+    event = make_plan(tiny_experiment()).round_event
+    some = "sha256:" + "5" * 64
+    old.ledger.approve(Terms(some, some, event, 1, some, "a", some))
+    old.ledger.reserve(some, "run-1")
+    old.ledger.charge(
+        RoundKey("run-1", 1, 1),
+        request_digest=some,
+        experiment_digest=some,
+        plan_digest=some,
+        event=event,
+    )
+    text = file.read_text().replace("delta: 0.09", "delta: 0.01")
+    text = text.replace("[1, 3]", "[1, 10]").replace("state: state", "state: wider-state")
+    wider.write_text(text)
+    new = open_site(wider)
+    run.ingest_sites([new])
+    merge_sites(new, old, by="a test", reason="more subjects")
+    assert new.ledger.state == old.ledger.state and new.ledger.policy.delta == 0.01
+    assert new.ledger.spent_epsilon > old.ledger.spent_epsilon > 0
+    plan = make_plan(tiny_experiment())
+    new.require_usable(tiny_experiment(), plan)
+
+
+def test_an_approval_records_the_declared_bounds_and_ends_when_they_change(federation):
+    file = federation / "bio-lab" / "site.yaml"
+    site, experiment = open_site(file), tiny_experiment()
+    run.ingest_sites([site])
+    record = site.approve(experiment, make_plan(experiment), Permission("test"))
+    assert "declared bounds of subjects: 1 to 60" in record.body["leaves"]
+    site.approved(experiment.digest())
+    site.ledger.close()
+    edit(file, "subjects_between: [1, 60]", "subjects_between: [1, 70]")
+    with pytest.raises(Refused, match="approve the experiment again"):
+        open_site(file).approved(experiment.digest())
 
 
 def test_a_subject_both_protected_and_public_is_refused(federation):

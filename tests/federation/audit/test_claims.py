@@ -4,6 +4,7 @@ import pytest
 
 from federation.audit.claims import CLAIMS
 from federation.audit.verify import verify_ledger
+from federation.ledger.bounds import declared_bounds
 from tests.federation.audit.conftest import EVENT
 
 
@@ -135,3 +136,13 @@ def test_exact_counts_state_the_replace_one_figure_beside(make_site, tmp_path, l
         assert verdict.to_json()["replace_one_epsilon"] == verdict.replace_one.value
     else:
         assert verdict.replace_one is None and told == []
+
+
+@pytest.mark.parametrize(("high", "large"), [(316, False), (317, True), (None, False)])
+def test_a_delta_too_large_for_the_declared_bounds_is_told(make_site, tmp_path, high, large):
+    bounds = () if high is None else (declared_bounds(40, high),)
+    site = make_site(tmp_path, leaves=("update", *bounds), event=EVENT)
+    verdict = verify_ledger(site.path, trust=site.trust)
+    assert verdict.policy.delta == 1e-5 and not verdict.problems
+    told = [note for note in verdict.notes if "above 1/N^2" in note]
+    assert [f"for the {high} subjects" in note for note in told] == [True] * large

@@ -1,5 +1,6 @@
 """``cohortium budget`` as it is typed."""
 
+import dataclasses
 import json
 
 import pytest
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 from data_adapters.errors import DataError
 from federation.cli.app import app
 from federation.errors import FederationError
+from federation.experiment import load_experiment
 from federation.privacy.plan import make_plan
 from federation.run import approve, run_experiment
 from federation.site import open_site
@@ -56,6 +58,28 @@ def test_a_forecast_that_does_not_fit_exits_with_one(federation, experiment_file
     assert "does not fit" in shown.output
     as_json = json.loads(budget("forecast", experiment_file, "--site", site, "--json").stdout)
     assert as_json["admitted"] is False and as_json["cost"] > as_json["left"]
+
+
+def test_the_largest_epsilon_written_into_the_experiment_lets_the_whole_run_finish(
+    federation, tmp_path, experiment_file
+):
+    files = site_files(federation)
+    shown = budget("forecast", experiment_file, "--site", files[0]).output
+    arguments = ("forecast", experiment_file, "--site", files[0], "--json")
+    wanted = json.loads(budget(*arguments).stdout)["epsilon_that_fits"]
+    assert f"The largest privacy.epsilon with which all of them fit what is left: {wanted:g}." in (
+        " ".join(shown.split())
+    )
+    values = yaml.safe_load(experiment_file.read_text())
+    values["privacy"]["epsilon"] = wanted
+    experiment_file.write_text(yaml.safe_dump(values))
+    sites, experiment = [open_site(file) for file in files], load_experiment(experiment_file)
+    approve(experiment, sites, approver="a test")
+    run_experiment(experiment, sites, out=tmp_path / "run")
+    again = json.loads(budget(*arguments).stdout)
+    assert (again["admitted"], again["more_runs"]) == (False, 0)
+    one_more = dataclasses.replace(make_plan(experiment).round_event, steps=1)
+    assert not open_site(files[0]).ledger.fits(one_more, "another")
 
 
 def test_an_experiment_without_privacy_is_refused_with_the_way_out(federation, experiment_file):

@@ -36,12 +36,34 @@ EXACT = 1e-12
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """Threads that wait for a busy core make these small steps many times slower."""
+def threads(request):
+    """One thread, unless a test asks for more.
+
+    Threads that wait for a busy core make these small steps many times slower. But reductions of
+    more than 32,768 numbers are split between them, differently for one subject and for several.
+    """
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
+    torch.set_num_threads(getattr(request, "param", 1))
+    yield torch.get_num_threads()
     torch.set_num_threads(before)
+
+
+def by_threads(**cases):
+    """Run a test once on one thread and once, with fewer cases, on two."""
+    return pytest.mark.parametrize(
+        ("threads", *cases),
+        [(count, *(pair[count - 1] for pair in cases.values())) for count in (1, 2)],
+        indirect=["threads"],
+        ids=["1-thread", "2-threads"],
+    )
+
+
+@pytest.mark.parametrize("threads", [2], indirect=True)
+def test_two_threads_really_split_a_reduction_of_the_size_of_the_large_cases(threads):
+    numbers = torch.randn(20, 1, 70_000, dtype=torch.float64)
+    split = [row.sum(1) for row in numbers]
+    torch.set_num_threads(1)
+    assert any(a != row.sum(1) for a, row in zip(split, numbers, strict=True))
 
 
 class Recording(SubjectOptimizer):
@@ -108,6 +130,8 @@ SHAPES = (
     [()],
     [(1,), (1, 1), (), (5, 2)],
 )
+# Of so many numbers that two threads split what is summed over one subject's.
+LARGE = ([(300, 200), (7,)], [(70_000,)], [(), (180, 300)], [(2, 20_000), (2, 20_000)])
 KINDS = ("usual", "near", "aligned", "opposed", "1e30", "nan", "inf", "tiny", "zero")
 
 
@@ -142,15 +166,15 @@ def sum_of(engine, shapes, plan, subjects, coins):
     return optimizer.sums[0]
 
 
-def moved_by_one_subject(engine, seed):
+def moved_by_one_subject(engine, seed, of=SHAPES):
     """Return how far the sum moves, in clip norms."""
     random = np.random.default_rng(seed)
-    shapes = SHAPES[seed % len(SHAPES)]
+    shapes = of[seed % len(of)]
     clip_norm = float(random.choice([1e-3, 0.1, 1.0, 30.0]))
     plan = replace(make_plan(tiny_experiment()), clip_norm=clip_norm, sampling_rate=0.8)
     kinds = [random.choice(KINDS) for _ in range(random.integers(0, 6))]
     removed = position(random, len(kinds) + 1)
-    kinds.insert(removed, KINDS[seed // len(SHAPES) % len(KINDS)])
+    kinds.insert(removed, KINDS[seed // len(of) % len(KINDS)])
     subjects = [gradient_of(kind, shapes, random, clip_norm) for kind in kinds]
     others = without(subjects, removed)
     both = [
@@ -160,11 +184,12 @@ def moved_by_one_subject(engine, seed):
     return moved(both) / clip_norm
 
 
-def test_one_subject_more_moves_the_sum_by_at_most_the_clip_norm_in_900_made_up_cases():
-    distances = [moved_by_one_subject(Recording, seed) for seed in range(900)]
+@by_threads(of=(SHAPES, LARGE), cases=(900, 36))
+def test_one_subject_more_moves_the_sum_by_at_most_the_clip_norm_in_many_made_up_cases(of, cases):
+    distances = [moved_by_one_subject(Recording, seed, of) for seed in range(cases)]
     assert max(distances) <= 1 + EXACT
     # Not by adding nothing: many come right up to the bound.
-    assert sum(distance > 0.999 for distance in distances) > 100
+    assert sum(distance > 0.999 for distance in distances) > cases / 9
 
 
 @pytest.mark.parametrize("engine", [Unclipped, OnlyWeightsClipped])
@@ -269,10 +294,11 @@ def split(network, parameters, records, losses):
     return loop_gradients(network, parameters, images, losses)
 
 
-def test_one_subject_more_moves_a_steps_sum_by_at_most_the_clip_norm(monkeypatch):
-    distances = [moved_by_one_records(monkeypatch, seed) for seed in range(150)]
+@by_threads(seeds=(range(150), range(150, 190)))
+def test_one_subject_more_moves_a_steps_sum_by_at_most_the_clip_norm(monkeypatch, seeds):
+    distances = [moved_by_one_records(monkeypatch, seed) for seed in seeds]
     assert max(distances) <= 1 + EXACT
-    assert sum(distance > 0.99 for distance in distances) > 20
+    assert sum(distance > 0.99 for distance in distances) > len(seeds) / 8
 
 
 @pytest.mark.parametrize(
@@ -326,12 +352,15 @@ def moved_by_one_under_attack(monkeypatch, seed, of):
     return [moved((whole, other)) for other in others]
 
 
-def test_weights_that_amplify_rounding_do_not_let_a_subject_move_the_sum_further(monkeypatch):
-    pairs = [moved_by_one_under_attack(monkeypatch, seed, gradients_of) for seed in range(25)]
+@by_threads(seeds=(range(25), range(25, 31)))
+def test_weights_that_amplify_rounding_do_not_let_a_subject_move_the_sum_further(
+    monkeypatch, seeds
+):
+    pairs = [moved_by_one_under_attack(monkeypatch, seed, gradients_of) for seed in seeds]
     distances = [distance for pair in pairs for distance in pair]
     assert max(distances) <= 1 + EXACT
     # The attack is on: the loss is far from zero for some, and gradients are clipped.
-    assert sum(distance > 0.99 for distance in distances) > 10
+    assert sum(distance > 0.99 for distance in distances) > 0.4 * len(seeds)
 
 
 @pytest.mark.parametrize("path", [layer_gradients, vmap_gradients])
