@@ -273,7 +273,6 @@ def _options(instance: Instance) -> dict[str, Any]:
 
 def _plugins(transfer_syntax: str) -> tuple[str, ...]:
     """Return decoders in the order to try them; "" is pydicom's own order."""
-    use_gpu_decoders()
     dicom_jpeg12.register()
     return _PLUGINS.get(transfer_syntax, ("",))
 

@@ -14,6 +14,7 @@ from monai.utils.enums import MetaKeys, SpaceKeys
 from numpy.typing import NDArray
 
 from data_adapters.dicom_alone import read_alone
+from data_adapters.dicom_pixels import use_gpu_decoders
 from data_adapters.errors import DataError
 from data_adapters.lengths import MILLIMETRES_IN, millimetres
 from data_adapters.ome_zarr_images import Wanted, read_volume
@@ -75,6 +76,8 @@ class DicomReader(_VolumeReader):
 
     Single-frame series, enhanced multi-frame files and projections give (z, y, x); whole-slide
     images give (channel, 1, y, x). A segmentation without an image gives its segment numbers.
+    Where nvImageCodec is installed and has a GPU, it decodes; a site's ingest decodes on the CPU,
+    in a process that is kept from devices.
 
     Args:
         spacing: Millimetres, or text such as ``"0.65 um"``: of projections whose header has none;
@@ -88,6 +91,7 @@ class DicomReader(_VolumeReader):
         self._spacing_mm = None if spacing is None else float(millimetres(spacing))
 
     def _read_one(self, path: Path) -> Volume:
+        use_gpu_decoders()
         return read_alone(path, self._spacing_mm)
 
 

@@ -45,7 +45,8 @@ def measure_ingest(all_series: list[Series], sizes: Sizes, folder: Path) -> Sect
         records=tuple(records),
         lines=tuple(_line(record) for record in records),
         notes=(
-            "Stages: best of several, in one process. publish: sync to disk and rename.",
+            "Stages: best of several. read: by the decoder's process, through a pipe to this one.",
+            "publish: sync to disk and rename.",
             f"{BARE}: tensorstore, same array, chunks and codec, nothing else.",
             f"workers: ingest() as a whole, {len(SUBJECTS)} series at once, divided by "
             f"{len(SUBJECTS)}. Starting 2 worker processes takes {start_s:.1f} s of it, once in an "
@@ -69,6 +70,7 @@ def _record(series: Series, sizes: Sizes, folder: Path) -> Record:
 def stages(series: Series, sizes: Sizes, folder: Path) -> dict[str, float]:
     """Time each stage by itself."""
     from data_adapters.cache import prepare_cache, publish, temporary_path, write_pixels
+    from data_adapters.decoding import DECODERS, USUAL
     from data_adapters.dicom import discover_dicom
     from data_adapters.digests import Names, measure
     from data_adapters.zarr_store import LEVEL
@@ -77,7 +79,9 @@ def stages(series: Series, sizes: Sizes, folder: Path) -> dict[str, float]:
     names = Names(source.class_names(), source.target_names(), source.channel_names())
     prepare_cache(folder)
     found, discovery = _best(lambda: discover_dicom(source), sizes)
-    read, scan = _best(discovery.candidates[0].read, sizes)
+    # As ingest reads: in the decoder's process, which is started before the first scan.
+    DECODERS.warm(USUAL)
+    read, scan = _best(lambda: DECODERS.read(discovery.candidates[0], names, USUAL), sizes)
     digest, measured = _best(lambda: measure(scan, names), sizes)
 
     def write() -> Path:

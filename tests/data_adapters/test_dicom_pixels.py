@@ -10,7 +10,7 @@ import pytest
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate, generate_frames
 
-from data_adapters import DicomReader, dicom_pixels
+from data_adapters import DicomReader, dicom_pixels, monai_readers
 from data_adapters.errors import DataError
 from data_adapters.sources import DicomSource
 from tests.data_adapters.dicom_files import (
@@ -367,6 +367,16 @@ def test_gpu_decoders_are_used_only_where_package_and_gpu_are_there(monkeypatch)
         assert dicom_pixels.use_gpu_decoders() is there
         assert len(registered) == expected
     dicom_pixels.use_gpu_decoders.cache_clear()
+
+
+def test_the_reader_asks_for_gpu_decoders_and_what_a_confined_process_runs_does_not(
+    monkeypatch,
+):
+    asked = []
+    monkeypatch.setattr(monai_readers, "use_gpu_decoders", lambda: asked.append("reader"))
+    monkeypatch.setattr(dicom_pixels, "use_gpu_decoders", lambda: asked.append("decoder"))
+    DicomReader().read(test_file("MR_small.dcm"))
+    assert asked == ["reader"]
 
 
 def test_without_the_package_torch_is_not_asked(monkeypatch):

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from data_adapters.errors import DataError
+from data_adapters.prepare import to_device
 from data_adapters.subjects import SubjectDataset
 from federation.experiment import CrossEntropy, DiceCrossEntropy, Experiment, ForegroundDice
 from federation.privacy.plan import make_plan
@@ -277,8 +278,21 @@ def test_a_classifier_learns_a_table_under_privacy_and_without(tmp_path):
         assert score(experiment, after, public)["auc"] == 1.0
 
 
-def test_records_reach_a_gpu_through_pinned_memory_and_stay_where_they_are_on_a_cpu():
-    from data_adapters.prepare import to_device
-
+def test_records_stay_where_they_are_on_a_cpu():
     tensor = torch.zeros(3)
     assert to_device(tensor, torch.device("cpu")) is tensor
+
+
+def test_records_go_to_a_gpu_through_pinned_memory_beside_running_kernels(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda one: calls.append("pinned") or one)
+    monkeypatch.setattr(torch.Tensor, "to", lambda one, *a, **k: calls.append((a, k)) or one)
+    to_device(torch.zeros(3), torch.device("cuda"))
+    assert calls == ["pinned", ((torch.device("cuda"),), {"non_blocking": True})]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+def test_a_record_on_a_gpu_is_the_same_record():
+    tensor = torch.arange(3.0)
+    moved = to_device(tensor, torch.device("cuda"))
+    assert moved.is_cuda and torch.equal(moved.cpu(), tensor)

@@ -8,7 +8,7 @@ from federation import withdrawal
 from federation.errors import FederationError, Refused
 from federation.exclusions import read_exclusions
 from federation.ledger.ledger import Ledger
-from federation.messages import TrainRequest
+from federation.messages import CloseRequest, TrainRequest
 from federation.rounds import LocalRounds
 from federation.run import approve, ingest_sites
 from federation.site import open_existing, open_site
@@ -79,6 +79,16 @@ def test_it_tells_which_runs_used_the_earlier_data(lab):
     assert not used.on_earlier_data
     (of_second,) = out(lab, "specimen-0003").used_by
     assert (of_second.digest, of_second.on_earlier_data) == (DIGEST, True)
+
+
+def test_it_names_the_models_that_came_of_the_earlier_data(lab):
+    run, model = "ab" * 16, "sha256:" + "7" * 64
+    rounds = LocalRounds(lab)
+    rounds.train(TrainRequest(DIGEST, run, 1, 0, initial_weights(tiny_experiment())))
+    assert out(lab).used_by[0].models == {}, "this run has not ended"
+    rounds.close(CloseRequest(DIGEST, run, {}, model))
+    (used,) = out(lab, "specimen-0003").used_by
+    assert used.models == {run: model}
 
 
 def test_by_pseudonym_or_identifier_it_is_the_same_subject(lab):
