@@ -1,12 +1,14 @@
 """Every transfer syntax and pixel type gives the values that were stored."""
 
 from base64 import b64decode
+from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate, generate_frames
 
@@ -157,6 +159,23 @@ def test_high_throughput_jpeg_2000_is_read(put, syntax, dtype, codestream):
 
     image = only(put(pixels, change=replace_pixels)).read().image_czyx
     np.testing.assert_array_equal(image[0, 0], pixels)
+
+
+def test_baseline_jpeg_is_read_as_another_decoder_reads_it(put):
+    """Pillow's libjpeg is the oracle; decoders may round each coefficient's sum differently."""
+    pixels = np.add.outer(np.arange(64) * 2, np.arange(64)).astype(np.uint8)
+    written = BytesIO()
+    Image.fromarray(pixels).save(written, "JPEG", quality=90)
+
+    def compress(dataset):
+        dataset.PixelData = encapsulate([written.getvalue()])
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.JPEGBaseline8Bit
+        dataset.LossyImageCompression = "01"
+
+    image = only(put(pixels, change=compress)).read().image_czyx
+    expected = np.asarray(Image.open(written)).astype(int)
+    assert image.dtype == np.uint8 and not np.array_equal(expected, pixels)
+    np.testing.assert_allclose(image[0, 0].astype(int), expected, atol=1)
 
 
 @pytest.mark.parametrize("syntax", ["JPEGLossless", "JPEGLosslessSV1"])

@@ -1,6 +1,8 @@
 """Whoever is excluded leaves the copy of a PACS at once, and a real Orthanc is not asked again."""
 
 import io
+import re
+import time
 from contextlib import redirect_stderr
 
 import pydicom
@@ -99,3 +101,14 @@ def test_the_screen_has_a_bar_for_each_stage():
     assert "Fetching ward (protected)" in shown and "6/8" in shown
     assert "Checking ward (protected)" in shown and "1/2" in shown
     assert shown.count("Fetching") == 1
+
+
+def test_the_bar_has_a_rate_and_the_time_that_is_left():
+    screen = io.StringIO()
+    with redirect_stderr(screen), show_site.progress("ward") as update:
+        for done in (0, 20, 40, 60):
+            update("protected", "checking", done, 80)
+            time.sleep(0.05)
+    rate, elapsed, left = re.search(r"60/80 +(\S+/s) +(\S+) +(\S+)", screen.getvalue()).groups()
+    assert float(rate.removesuffix("/s")) > 0
+    assert all(re.fullmatch(r"\d:\d\d:\d\d", each) for each in (elapsed, left))
