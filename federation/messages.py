@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -76,7 +77,11 @@ class TrainRequest:
     heads: Mapping[str, str] = field(default_factory=dict)
 
     def digest(self) -> str:
-        """Digest of every field, the weights' names, shapes and bytes included."""
+        """Digest of every field, the weights' names, shapes and bytes included; made once."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         return digest(
             {
                 "experiment": self.experiment_digest,
@@ -112,7 +117,11 @@ class EvaluateRequest:
     weights: Mapping[str, npt.NDArray[np.float32]]
 
     def digest(self) -> str:
-        """Digest of every field, the weights' names, shapes and bytes included."""
+        """Digest of every field, the weights' names, shapes and bytes included; made once."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         return digest(
             {
                 "experiment": self.experiment_digest,
@@ -127,7 +136,7 @@ class EvaluateRequest:
 class EvaluateReply:
     """Scores on public subjects only, for example ``{"dice": 0.7, "dice/grey matter": 0.72}``.
 
-    Empty where the site declares no public subjects.
+    Empty where the site declares no public subjects; it is then not asked again in this run.
     """
 
     scores: Mapping[str, float]

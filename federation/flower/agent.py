@@ -5,7 +5,6 @@ what it sends before it sends it, and lets replies leave at ticks of a clock rat
 work is done.
 """
 
-import hashlib
 import logging
 import math
 import threading
@@ -16,10 +15,6 @@ from typing import Protocol
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.supercore.inflatable.inflatable_object import (
-    get_all_nested_objects,
-    no_object_id_recompute,
-)
 
 from federation.canonical import digest_bytes
 from federation.egress import EgressJournal
@@ -27,14 +22,15 @@ from federation.errors import FederationError, Refused
 from federation.flower import wire
 from federation.flower.client_app import refused
 from federation.flower.fleet import LeaseError, NotAdmittedError, UnreachableError
+from federation.flower.parcels import Parcel
 
 _site_log = logging.getLogger("cohortium.site")
 
-# How often a site looks for work, in seconds: often while a run is under way, seldom when idle.
-POLL_S, IDLE_POLL_S = 0.1, 2.0
+# How often a site looks for work, in seconds: often right after a reply, when the next request of a
+# run is near, and ever more seldom. A look comes at most a quarter of the wait so far too late.
+POLL_S, IDLE_POLL_S, _SLOWER = 0.03, 2.0, 1.25
 # Between two tries to write down what is to be sent, in seconds.
 JOURNAL_S = 2.0
-_SLOWER = 1.05
 Told = Callable[[str], None]
 
 
@@ -52,7 +48,11 @@ class Connection(Protocol):
         """Return the next message for this site."""
         ...
 
-    def give(self, reply: Message) -> None:
+    def pack(self, reply: Message) -> Parcel:
+        """Make a reply ready to be sent."""
+        ...
+
+    def give(self, reply: Parcel) -> None:
         """Send a reply."""
         ...
 
@@ -85,7 +85,7 @@ class Agent:
         self._paused = paused
         self._tell = told
         self._doing = ""
-        self._unsent: Message | None = None
+        self._unsent: Parcel | None = None
         self._heard = 0.0
 
     def serve(
@@ -153,13 +153,13 @@ class Agent:
     def _answer(self, connection: Connection, message: Message) -> None:
         began, kind = monotonic(), wire.KINDS.get(message.metadata.message_type, "unknown")
         self._told(f"answering a {kind} request")
-        reply = self._reply(message, kind)
+        reply = connection.pack(self._reply(message, kind))
         self._wait_for_tick(began)
         if self._noted(connection.address, kind, reply):
             self._unsent = reply
             self._give_unsent(connection)
 
-    def _noted(self, address: str, kind: str, reply: Message) -> bool:
+    def _noted(self, address: str, kind: str, reply: Parcel) -> bool:
         """Write down what is to be sent, as soon as the disk takes it; False if stopped first."""
         while not self._stop.is_set():
             try:
@@ -183,8 +183,9 @@ class Agent:
 
         That one knows nothing of the request. It asks again, and gets the same bytes.
         """
-        if self._unsent is not None and self._unsent.metadata.src_node_id == connection.node_id:
-            connection.give(self._unsent)
+        unsent = self._unsent
+        if unsent is not None and unsent.message.metadata.src_node_id == connection.node_id:
+            connection.give(unsent)
         self._unsent = None
 
     def _reply(self, message: Message, kind: str) -> Message:
@@ -207,19 +208,15 @@ class Agent:
             ticks = math.ceil((monotonic() - began) / self._tick_s)
             self._stop.wait(max(0.0, began + max(1, ticks) * self._tick_s - monotonic()))
 
-    def _note(self, address: str, kind: str, reply: Message) -> None:
-        with no_object_id_recompute():
-            contents = [one.deflate() for one in get_all_nested_objects(reply).values()]
-        whole = hashlib.sha256()
-        for content in contents:
-            whole.update(content)
+    def _note(self, address: str, kind: str, reply: Parcel) -> None:
+        content = reply.message.content
         self._journal.note(
             to=address,
             kind=kind,
-            answer=_answer_of(reply.content),
-            num_bytes=sum(map(len, contents)),
-            digest=f"sha256:{whole.hexdigest()}",
-            update_digest=_update_of(reply.content),
+            answer=_answer_of(content),
+            num_bytes=reply.num_bytes,
+            digest=reply.digest,
+            update_digest=_update_of(content),
         )
 
 

@@ -12,10 +12,11 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from federation.errors import FederationError, Refused
+from federation.flower.grid import NamedGrid
 from federation.flower.refusals import INVALID_REPLY, NO_REPLY
 
-# Between two looks at messages that nobody has answered yet, in seconds.
-POLL_S = 0.1
+# Between two looks at messages that nobody has answered yet, in seconds: little at first.
+FIRST_POLL_S, POLL_S, _SLOWER = 0.02, 0.25, 1.25
 # Between two looks whether a site that had left is there again, in seconds.
 LOOK_S = 0.5
 # The node went away, or its reply never came to its end.
@@ -42,6 +43,8 @@ class Collector:
     def __init__(self, grid: Grid, *, timeout_s: float, poll_s: float = POLL_S) -> None:
         self._grid = grid
         self._poll_s = poll_s
+        # Ours gives one reply at a time; Flower's would hold all that are there.
+        self._asks_for_all = isinstance(grid, NamedGrid)
         self._open: dict[str, int] = {}
         self.left: set[int] = set()
         self.wait_until(timeout_s)
@@ -78,24 +81,32 @@ class Collector:
         return []
 
     def __iter__(self) -> Iterator[Answer]:
+        pause = first = min(FIRST_POLL_S, self._poll_s)
         while self._open and self.seconds_left:
             found = False
             for answer in self._look_once():
                 found = True
                 yield answer
-            if not found and self._open:
-                time.sleep(min(self._poll_s, self.seconds_left))
+            if found:
+                pause = first
+            elif self._open:
+                time.sleep(min(pause, self.seconds_left))
+                pause = min(_SLOWER * pause, self._poll_s)
 
     def _look_once(self) -> Iterator[Answer]:
-        for message_id, node_id in list(self._open.items()):
+        asked = dict(self._open)
+        for some in [list(asked)] if self._asks_for_all else [[one] for one in asked]:
             if not self.seconds_left:
                 return
-            if message_id not in self._open:
-                continue
-            for reply in self._grid.pull_messages([message_id]):
-                yield from self._answer(message_id, node_id, reply)
+            still_open = [one for one in some if one in self._open]
+            for reply in self._grid.pull_messages(still_open) if still_open else ():
+                yield from self._answer(asked, reply)
 
-    def _answer(self, message_id: str, node_id: int, reply: Message) -> Iterator[Answer]:
+    def _answer(self, asked: Mapping[str, int], reply: Message) -> Iterator[Answer]:
+        message_id = reply.metadata.reply_to_message_id
+        node_id = asked.get(message_id)
+        if node_id is None:
+            return
         if not reply.has_content():
             self._open.pop(message_id, None)
             if reply.has_error() and reply.error.code in _CUT_OFF:

@@ -24,12 +24,12 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from flwr.app import Message
-from flwr.app.message import remove_content_from_message
-from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.common.serde import message_from_proto
 from flwr.proto.fleet_pb2 import (
     ActivateNodeRequest,
     DeactivateNodeRequest,
     PullMessagesRequest,
+    PullMessagesResponse,
     PushMessagesRequest,
 )
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
@@ -43,11 +43,8 @@ from flwr.proto.node_pb2 import Node
 from flwr.supercore.inflatable.inflatable_object import (
     InflatableObject,
     UnexpectedObjectContentError,
-    get_all_nested_objects,
     get_object_id,
-    get_object_tree,
     iterate_object_tree,
-    no_object_id_recompute,
 )
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_pull_object_fn_protobuf,
@@ -67,6 +64,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from federation.errors import FederationError
+from federation.flower import parcels
 from federation.flower.records import MAX_TENSORS, MAX_WEIGHTS_BYTES
 from federation.key_slot import protection, read_secret
 
@@ -257,6 +255,19 @@ class FleetConnection:
         answer = self._call(self._client.PullMessages, request, once=True)
         if not answer.messages_list:
             return None
+        if parcels.is_whole(answer.messages_list[0]):
+            message = parcels.unpacked(answer.messages_list[0])
+        else:
+            message = self._from_parts(answer)
+        received = ConfirmMessageReceivedRequest(
+            node=self._node,
+            run_id=message.metadata.run_id,
+            message_object_id=message.metadata.message_id,
+        )
+        self._call(self._client.ConfirmMessageReceived, received)
+        return message
+
+    def _from_parts(self, answer: PullMessagesResponse) -> Message:
         try:
             shell = message_from_proto(answer.messages_list[0])
             run_id = shell.metadata.run_id
@@ -267,40 +278,39 @@ class FleetConnection:
         if message.metadata.run_id != run_id:
             raise FederationError("The hub sent a message of one run as another's.")
         message.metadata.__dict__["_message_id"] = shell.metadata.message_id
-        received = ConfirmMessageReceivedRequest(
-            node=self._node, run_id=run_id, message_object_id=shell.metadata.message_id
-        )
-        self._call(self._client.ConfirmMessageReceived, received)
         return message
 
-    def give(self, reply: Message) -> None:
+    def pack(self, reply: Message) -> parcels.Parcel:
+        """Make a reply ready to be sent: whole if it is small and whoever asked reads that."""
+        if parcels.is_marked(reply) and parcels.may_be_whole(reply):
+            return parcels.whole(reply)
+        return parcels.in_parts(reply)
+
+    def give(self, reply: parcels.Parcel) -> None:
         """Send a reply. The time that it took to make is told as zero.
 
         Raises:
             UnreachableError, NotAdmittedError, RunOverError: See there.
         """
-        with no_object_id_recompute():
-            reply.metadata.__dict__["_message_id"] = reply.object_id
-            objects = get_all_nested_objects(reply)
-            request = PushMessagesRequest(
-                node=self._node,
-                messages_list=[message_to_proto(remove_content_from_message(reply))],
-                message_object_trees=[get_object_tree(reply)],
-                clientapp_runtime_list=[0.0],
-            )
-            answer = self._call(self._client.PushMessages, request)
-            push = make_push_object_fn_protobuf(
-                self._push_object,
-                self._required_node(),
-                reply.metadata.run_id,
-                answer.session_id,
-            )
-            wanted = set(answer.objects_to_push)
-            contents = ((i, one.deflate()) for i, one in objects.items() if i in wanted)
-            try:
-                push_object_contents_from_iterable(contents, push)
-            except ObjectPushError as error:
-                raise UnreachableError("The hub let go of a reply before it was whole.") from error
+        request = PushMessagesRequest(
+            node=self._node,
+            messages_list=[reply.shell],
+            message_object_trees=[reply.tree],
+            clientapp_runtime_list=[0.0],
+        )
+        answer = self._call(self._client.PushMessages, request)
+        if not reply.parts:
+            return
+        run_id = reply.message.metadata.run_id
+        push = make_push_object_fn_protobuf(
+            self._push_object, self._required_node(), run_id, answer.session_id
+        )
+        wanted = set(answer.objects_to_push)
+        contents = ((i, content) for i, content in reply.parts.items() if i in wanted)
+        try:
+            push_object_contents_from_iterable(contents, push)
+        except ObjectPushError as error:
+            raise UnreachableError("The hub let go of a reply before it was whole.") from error
 
     def _push_object(self, request: PushObjectRequest) -> PushObjectResponse:
         """Send a part of a reply. Where the answer was lost, the hub may have it already.
@@ -338,7 +348,14 @@ class FleetConnection:
             validate_object_content(content)
             return content
 
-        return pull_objects(ids, checked, max_time=self._patience_s)
+        return pull_objects(
+            ids,
+            checked,
+            max_time=self._patience_s,
+            max_tries_per_object=None,
+            initial_backoff=parcels.FIRST_PAUSE_S,
+            backoff_cap=parcels.LONGEST_PAUSE_S,
+        )
 
     def _required_node(self) -> Node:
         if self._node is None:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
+from flwr.superlink.grid.http_grid import HttpGrid
 
-from federation.flower import wire
+from federation.flower import parcels, wire
 from federation.flower.grid import NamedGrid
+from federation.flower.link import Link
 from federation.ledger.keys import SiteKey
 from federation.signed_requests import Asked, sign_request
 
@@ -46,6 +48,7 @@ class HubGrid(NamedGrid):
         self, grid: Grid, names: Mapping[int, str], key: SiteKey, *, valid_s: float
     ) -> None:
         self._grid = grid
+        self._post = Link(grid) if isinstance(grid, HttpGrid) else grid
         self._registered = dict(names)
         self._key = key
         self._valid_s = valid_s
@@ -88,19 +91,19 @@ class HubGrid(NamedGrid):
         ttl = self._valid_s if ttl is None else ttl
         return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
 
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Sign and send; return Flower's ids, in order."""
-        return list(self._grid.push_messages([self._signed(one) for one in messages]))
+    def push_messages(self, messages: Iterable[Message]) -> list[str | None]:  # type: ignore[override]
+        """Sign and send; return Flower's ids, in order, and None for what was not stored."""
+        return list(self._post.push_messages([self._signed(one) for one in messages]))
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Return the replies to these messages that are there."""
-        return list(self._grid.pull_messages(message_ids))
+        """Return one reply to any of these messages, if one is there."""
+        return list(self._post.pull_messages(message_ids))
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> list[Message]:
         """Sign, send, and return the replies that came within ``timeout`` seconds."""
-        waiting = set(self.push_messages(messages))
+        waiting = {one for one in self.push_messages(messages) if one is not None}
         end = time.monotonic() + (self._valid_s if timeout is None else timeout)
         replies: list[Message] = []
         pause = _FIRST_PAUSE_S
@@ -128,7 +131,7 @@ class HubGrid(NamedGrid):
             wire.signed(message.content, signature),
             metadata.message_type,
             metadata.dst_node_id,
-            metadata.group_id,
+            parcels.marked(metadata.group_id),
             metadata.ttl,
         )
 

@@ -319,26 +319,39 @@ class HubRun:
     def to_score(self, grid: Grid, number: int) -> list[Message]:
         """Return what asks sites to score the model on their public subjects.
 
-        Not those that were late in this round: the next one would wait for them twice.
+        Not those that were late in this round: the next one would wait for them twice. Nor those
+        that have said that they have no public subjects: weights would travel for nothing.
         """
         late = () if self.state.unscored is None else self.state.unscored.late
-        nodes = [n for n, site in self._known_cohort().sites.items() if site.site not in late]
+        not_asked = {*late, *self._without_public}
+        nodes = [n for n, site in self._known_cohort().sites.items() if site.site not in not_asked]
+        if not nodes:
+            return []
         state, model = self.state, self._stored_model
         request = EvaluateRequest(state.experiment_digest, state.run, number, model)
         content, kind = wire.encode_evaluate_request(request), MessageType.EVALUATE
         return addressed(grid, nodes, content, kind, round_number=number, timeout_s=self.timeout_s)
 
+    @property
+    def _without_public(self) -> set[str]:
+        """Return who has answered with no scores at all in this run: a site's word for the run."""
+        return {site for event in self.state.events for site, s in event.scores.items() if not s}
+
     def take_scores(self, answers: Answers) -> None:
         """Note the scores and close the round. A missing score ends nothing."""
         names, state = self._known_cohort().names, self.state
-        scores: dict[str, Mapping[str, float]] = {}
+        late = () if state.unscored is None else state.unscored.late
+        scores: dict[str, Mapping[str, float]] = {
+            site: {} for site in self._without_public if site not in late
+        }
         for node_id, content in answers.by_node.items():
             try:
                 scores[names[node_id]] = wire.decode_evaluate_reply(content).scores
             except FederationError as error:
                 answers.refuse(node_id, error)
-        if answers.refused:
-            _log.warning("Round %d: no scores from %s.", state.round, dict(answers.refused))
+        missing = {site: code for site, code in answers.refused.items() if site not in scores}
+        if missing:
+            _log.warning("Round %d: no scores from %s.", state.round, missing)
         if state.unscored is None:
             raise RuntimeError("A round was scored before it was trained.")
         event = replace(state.unscored, scores={site: scores[site] for site in sorted(scores)})

@@ -18,6 +18,7 @@ from federation.flower.agent import Agent
 from federation.flower.client_app import client_app
 from federation.flower.fleet import LeaseError, NotAdmittedError, RunOverError, UnreachableError
 from federation.flower.grid import LocalGrid
+from federation.flower.parcels import in_parts
 from federation.ledger.keys import SiteKey
 from federation.messages import DescribeRequest, TrainRequest
 from federation.signed_requests import Gate, sign_request
@@ -45,9 +46,12 @@ class Wire:
         self.stop.set()
         return None
 
+    def pack(self, reply):
+        return in_parts(reply)
+
     def give(self, reply):
         self.before_giving()
-        self.given.append(reply)
+        self.given.append(reply.message)
         self.times.append(time.monotonic())
 
     @contextmanager

@@ -182,17 +182,17 @@ class Leaving(LocalGrid):
         return here
 
     def pull_messages(self, message_ids):
-        (message_id,) = message_ids
-        message = self._pushed.get(message_id)
-        if message is None:
+        message_id = next((one for one in message_ids if one in self._pushed), None)
+        if message_id is None:
             return []
+        message = self._pushed[message_id]
         node_id, kind = message.metadata.dst_node_id, message.metadata.message_type
         name = self.names[node_id]
         if self.leaves.get(name, (None, 0))[0] == kind and self.leaves[name][1]:
             self.leaves[name] = (kind, self.leaves[name][1] - 1)
             self.away[node_id] = 2
         if node_id not in self.away:
-            return super().pull_messages(message_ids)
+            return super().pull_messages([message_id])
         del self._pushed[message_id]
         return [Message(Error(ErrorCode.NODE_UNAVAILABLE), reply_to=message)]
 
