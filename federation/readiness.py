@@ -368,6 +368,16 @@ def _policy(data: SiteData, findings: _Findings) -> None:
             _tell(findings, data.require_no_people)
     if data.config.policy.release_counts == "exact":
         findings.tells("The exact number of subjects leaves this site (release_counts: exact).")
+    if data.config.high_water_mark is None:
+        findings.tells(
+            "There is no high-water mark: this site cannot tell by itself that its ledger was "
+            "restored from a backup. Name a file on other storage (high_water_mark)."
+        )
+    if data.config.linking is None:
+        findings.tells(
+            "There is no linking folder: a person who is in another data set of yours as well has "
+            "a budget there, too. Name one folder in all your site files (linking)."
+        )
     pending = sum(not exclusion.done for exclusion in data.exclusions)
     if pending and has_ledger(data.config):
         findings.tells(

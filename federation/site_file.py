@@ -112,6 +112,14 @@ modality: {_quoted(answers.modality)}
 # its ledger would have forgotten what was spent since.
 state: {_quoted(_state(path, seen))}
 
+# A small file on another disk, which a restored backup of 'state' does not bring back: it shows
+# that the ledger is an older copy, before anything is charged on it.
+# high_water_mark: /mnt/other-disk/site.mark
+
+# A folder that all site files of your institution name: whoever is in several of its data sets is
+# found there, and has one budget. Without it, data sets are not compared.
+# linking: /srv/cohortium/linking
+
 # Images that are trained on, under privacy. Their pixels and identifiers never leave the site.
 # One source, or a list of sources that hold the same subjects or more of them.
 # 'classes' maps each label as your files have it to the name that experiments use. A scan with a

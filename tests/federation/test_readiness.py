@@ -65,6 +65,17 @@ def test_looking_fixes_no_budget(laid_out, tmp_path):
     assert open_site(site / "site.yaml").ledger.policy.epsilon == 5
 
 
+def test_what_a_site_cannot_find_out_by_itself_is_said_until_it_can(laid_out, tmp_path):
+    site = tmp_path / "site"
+    shutil.copytree(laid_out / "bio-lab", site)
+    missing = told(check_site(site / "site.yaml", quick=True))
+    assert "no high-water mark" in missing and "no linking folder" in missing
+    with (site / "site.yaml").open("a") as file:
+        file.write(f"\nhigh_water_mark: {tmp_path}/mark\nlinking: {tmp_path}/linking\n")
+    found = told(check_site(site / "site.yaml", quick=True))
+    assert "high-water" not in found and "linking folder" not in found
+
+
 def test_a_quick_look_reads_headers_and_caches_nothing(laid_out, tmp_path):
     site = tmp_path / "site"
     shutil.copytree(laid_out / "north-hospital", site)

@@ -80,7 +80,10 @@ def test_images_without_labels_get_a_placeholder_that_loads(laid_out, tmp_path):
     assert set(source.classes) == {NO_LABEL}
 
 
-@pytest.mark.parametrize("name", ["public", "data_use", "consent", "human_subjects"])
+EXAMPLES = ["high_water_mark", "linking", "public", "data_use", "consent", "human_subjects"]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_the_examples_in_its_comments_can_be_used_as_they_stand(laid_out, tmp_path, name):
     file = tmp_path / "site.yaml"
     written(file, laid_out / "bio-lab" / "protected")
