@@ -152,7 +152,7 @@ class Federation:
     def kill(self, name, how=signal.SIGKILL):
         """End a process and what it has started."""
         process = self.processes.pop(name)
-        for pid in {process.pid, *_children(process.pid)}:
+        for pid in [process.pid, *_children(process.pid)]:
             try:
                 os.kill(pid, how)
             except ProcessLookupError:
@@ -165,8 +165,11 @@ class Federation:
 
 
 def _children(pid):
-    """Return the ids of all processes below one, whatever session they are in."""
-    found, todo = set(), [pid]
+    """Return the ids of all processes below one, whatever session they are in, parents first.
+
+    An nginx whose worker is killed before it has a new one, which would keep the port.
+    """
+    found, todo = [], [pid]
     while todo:
         parent = todo.pop()
         for task in Path(f"/proc/{parent}/task").glob("*/children"):
@@ -174,7 +177,7 @@ def _children(pid):
                 below = [int(one) for one in task.read_text().split()]
             except OSError:
                 continue
-            found.update(below)
+            found += below
             todo += below
     return found
 
