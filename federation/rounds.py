@@ -171,6 +171,7 @@ class LocalRounds:
             plan_digest=plan.digest(),
             event=plan.round_event,
             heads=request.heads,
+            foreseen=experiment.algorithm.foresees(request.round, request.attempt),
         )
         stored = ledger.stored_release(charge)
         if stored is None:

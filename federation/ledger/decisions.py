@@ -6,11 +6,12 @@ from federation.ledger.entries import Approval, Charge, Terms, Work
 from federation.ledger.filter import Unprotected
 
 
-def why_refused(book: Book, work: Work, at: str) -> Refused | None:
+def why_refused(book: Book, work: Work, at: str, *, foreseen: bool = True) -> Refused | None:
     """Return the refusal of this work, or None if it may be charged or sent again.
 
     Args:
         at: The present time, as records have it.
+        foreseen: Whether the experiment has this round, and as many attempts at it.
     """
     earlier = book.charges.get(work.key)
     if earlier is not None:
@@ -18,7 +19,10 @@ def why_refused(book: Book, work: Work, at: str) -> Refused | None:
     refusal = why_not_reserved(book, work.experiment_digest, work.key.run, at)
     if refusal is not None:
         return refusal
-    return _why_not_charged(book, book.approvals[work.experiment_digest], work)
+    refusal = _why_not_charged(book, book.approvals[work.experiment_digest], work)
+    if refusal is None and not foreseen:
+        return Refused("approval_used_up", "the experiment has no such round, or fewer retries")
+    return refusal
 
 
 def why_not_reserved(book: Book, experiment_digest: str, run: str, at: str) -> Refused | None:

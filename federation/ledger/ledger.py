@@ -194,11 +194,13 @@ class Ledger:
         plan_digest: str,
         event: Event,
         heads: Mapping[str, str] | None = None,
+        foreseen: bool = True,
     ) -> Charge:
         """Charge one round, durably, before protected data is opened.
 
         Args:
             heads: By site, what the hub shows of the others' ledgers.
+            foreseen: Whether the experiment has this round and attempt.
 
         Raises:
             Refused: ``not_approved`` (no approval, or not of this plan and event, or expired),
@@ -210,7 +212,7 @@ class Ledger:
         with self.chain.locked() as book:
             self.require_current()
             at = now()
-            refusal = why_refused(book, work, at)
+            refusal = why_refused(book, work, at, foreseen=foreseen)
             if refusal is not None:
                 self._record_refusal(book, work, refusal.code)
                 raise refusal

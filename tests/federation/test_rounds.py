@@ -16,6 +16,7 @@ from federation.messages import CloseRequest, DescribeRequest, EvaluateRequest, 
 from federation.privacy.plan import make_plan
 from federation.privacy.random import SecureRandomness
 from federation.rounds import LocalRounds
+from federation.run import approve
 from federation.site import Permission
 from federation.training import initial_weights
 from federation.withdrawal import exclude
@@ -69,10 +70,40 @@ def test_the_same_request_after_a_restart_gets_the_same_bytes(site, rounds):
     assert LocalRounds(reopened).train(request()).payload == first.payload
 
 
-def test_a_new_attempt_is_charged_again_and_has_fresh_noise(site, rounds):
-    first, second = rounds.train(request()), rounds.train(request(attempt=2))
+@pytest.fixture
+def with_retries(sites):
+    """A site that approved two rounds and two repeats: four charges in one pool."""
+    experiment = tiny_experiment(retries=2)
+    approve(experiment, sites, approver="test")
+    return sites[0], replace(request(), experiment_digest=experiment.digest())
+
+
+def test_a_new_attempt_is_charged_again_and_has_fresh_noise(with_retries):
+    site, asked = with_retries
+    rounds = LocalRounds(site)
+    first, second = rounds.train(asked), rounds.train(replace(asked, attempt=2))
     assert first.payload != second.payload
     assert kinds(site).count("charge") == 2
+
+
+@pytest.mark.parametrize(
+    "other", [{"round": 3}, {"round": 0}, {"attempt": 4}, {"attempt": 0}, {"attempt": 1_000_000}]
+)
+def test_a_round_or_attempt_that_the_experiment_does_not_have_is_refused_with_charges_left(
+    with_retries, other
+):
+    """Repeats were approved for lost rounds: a hub cannot turn them into further ones."""
+    site, asked = with_retries
+    rounds = LocalRounds(site)
+    rounds.train(asked)
+    with pytest.raises(Refused, match="approval_used_up"):
+        rounds.train(replace(asked, **other))
+    assert kinds(site)[-1] == "refusal" and kinds(site).count("charge") == 1
+    for number, attempt in ((2, 1), (1, 3), (2, 3)):
+        rounds.train(replace(asked, round=number, attempt=attempt))
+    assert kinds(site).count("charge") == 4
+    with pytest.raises(Refused, match="every charge that was approved"):
+        rounds.train(replace(asked, round=2, attempt=2))
 
 
 def test_each_charged_round_draws_from_a_source_of_its_own_and_a_resent_one_from_none(site):
