@@ -43,9 +43,14 @@ def why_not_reserved(book: Book, experiment_digest: str, run: str, at: str) -> R
     return None
 
 
+def equivocation() -> Refused:
+    """Return the refusal of what was charged under the same key with other content."""
+    return Refused("equivocation", "this run, round and attempt came with other content")
+
+
 def _why_not_again(book: Book, earlier: Charge, work: Work) -> Refused | None:
     if earlier.work != work:
-        return Refused("equivocation", "this run, round and attempt came with other content")
+        return equivocation()
     if earlier.seq not in book.releases:
         return Refused("lost", "this attempt was charged but never released; ask for a new one")
     return None

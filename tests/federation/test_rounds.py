@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from data_adapters.cache import CachedScan
+from federation.audit.verify import verify_ledgers
 from federation.errors import Refused
 from federation.ledger.closings import Closing
 from federation.ledger.receipts import Receipt
@@ -22,6 +23,7 @@ from federation.training import initial_weights
 from federation.withdrawal import exclude
 from models.weights import weights_from_bytes
 from tests.experiments import tiny_experiment
+from tests.federation.ledger.second_verifier import second_verdict
 
 RUN = "ab" * 16
 
@@ -127,6 +129,40 @@ def test_another_request_under_the_same_key_is_refused_as_equivocation(site, rou
     with pytest.raises(Refused, match="equivocation"):
         rounds.train(request(scale=2.0))
     assert kinds(site)[-1] == "refusal"
+
+
+@pytest.mark.parametrize("otherwise", ["shapes", "not a number", "unapproved", "withdrawn"])
+def test_another_request_under_the_same_key_is_equivocation_whatever_else_is_wrong_with_it(
+    site, rounds, otherwise
+):
+    """What would be refused as malformed or unapproved, had the key not been charged."""
+    rounds.train(request())
+    weights, experiment = request().weights, tiny_experiment().digest()
+    if otherwise == "shapes":
+        weights = {name: np.zeros((1, *w.shape), np.float32) for name, w in weights.items()}
+    if otherwise == "not a number":
+        weights = {name: np.full_like(w, np.nan) for name, w in weights.items()}
+    if otherwise == "unapproved":
+        experiment = "sha256:" + "0" * 64
+    if otherwise == "withdrawn":
+        site.ledger.withdraw(experiment, by="op", reason="asked to")
+        weights = request(scale=2.0).weights
+    second = replace(request(), weights=weights, experiment_digest=experiment)
+    for _ in range(2):
+        with pytest.raises(Refused, match="equivocation"):
+            rounds.train(second)
+    (refusal,) = (r for r in site.ledger.records if r.kind == "refusal")
+    assert refusal.body["code"] == "equivocation"
+    assert refusal.body["request"]["request_digest"] == second.digest()
+    assert refusal.body["experiment_digest"] == experiment
+    assert kinds(site).count("charge") == 1
+    with pytest.raises(Refused) as fresh:
+        rounds.train(replace(second, round=2))
+    assert fresh.value.code != "equivocation", "of a key that nothing was charged under"
+    trust = {site.key.fingerprint}
+    assert verify_ledgers([site.ledger.path], trust=trust).verdicts[0].summary == "verified"
+    told = second_verdict(site.ledger.path, trust=site.key.fingerprint)
+    assert told["verdict"] == "verified", told["problems"]
 
 
 def test_more_rounds_than_approved_are_refused_before_training(site, rounds, monkeypatch):
