@@ -281,6 +281,14 @@ class FedAvg(_Grown):
         """Return the most rounds that a site may be asked to pay for, repeats included."""
         return self.rounds + self.retries
 
+    def foresees(self, round_number: int, attempt: int) -> bool:
+        """Tell whether a hub may ask for this attempt at this round; both are counted from 1.
+
+        >>> FedAvg(rounds=3, retries=1, steps_per_round=1).foresees(3, 2)
+        True
+        """
+        return 1 <= round_number <= self.rounds and 1 <= attempt <= 1 + self.retries
+
 
 class InitialWeights(Strict):
     """Weights that a run starts from instead of drawn ones. They are public: the author says so.

@@ -51,7 +51,8 @@ class Point:
     """Epsilon of a variant of the plan alone, on a site that has spent nothing.
 
     Attributes:
-        value: The rounds, the noise multiplier, the sampling rate, or the epsilon wanted.
+        value: The rounds charged, repeats of lost ones included; the noise multiplier, the
+            sampling rate, or the epsilon wanted.
         epsilon: What the run would cost; None where no noise is enough.
         noise_multiplier: Of the run.
     """

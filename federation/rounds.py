@@ -157,6 +157,8 @@ class LocalRounds:
         sent = ledger.resend(key, request_digest=request.digest())
         if sent is not None:
             return sent
+        # Before all that can refuse it otherwise: two requests under one key are never left out.
+        ledger.require_one_meaning(key, request.digest(), request.experiment_digest)
         now = self._site.ingested()
         experiment = self._approved(request.experiment_digest, now)
         plan = make_plan(experiment)
@@ -171,6 +173,7 @@ class LocalRounds:
             plan_digest=plan.digest(),
             event=plan.round_event,
             heads=request.heads,
+            foreseen=experiment.algorithm.foresees(request.round, request.attempt),
         )
         stored = ledger.stored_release(charge)
         if stored is None:

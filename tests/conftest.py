@@ -11,12 +11,25 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.counts import properties_of, told
+
 if TYPE_CHECKING:
     from federation.site import Site
 
 # torch, flwr and mlflow take seconds to import: tests of the adapters do without.
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Tell what was counted: whether each phase was hit can be read off any log, without -s."""
+    stats = terminalreporter.stats
+    reports = [one for outcome in ("passed", "failed") for one in stats.get(outcome, ())]
+    lines = list(told(properties_of(reports)))
+    if lines:
+        terminalreporter.section("counts")
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -140,7 +140,7 @@ def _runs(one: ExperimentAccount) -> str:
         "#epsilon by PLD",
         "#advantage",
         "#recognised of 100",
-        "#recognised, by its plan’s ε alone",
+        "#recognised, by the filter’s ε alone",
     )
     table_ = table(f"Experiment {one.letter}, {words.visible(one.name)}: at most", columns, rows)
     return table_ + _run_sentence(one)
@@ -151,13 +151,9 @@ def _run_rows(one: ExperimentAccount) -> Iterator[tuple[str, ...]]:
         policy = site.policy
         if policy is None:
             continue
-        planned: float | None = next(
-            (own[-1].record.body["epsilon"] for at, own in one.at_sites if at is site), None
-        )
-        alone = "100"
-        if planned is not None:
-            alone = words.of_100(true_positives(planned, policy.delta, FALSE_POSITIVE_RATE))
-            alone += f" (ε {planned:g})"
+        # Of what was charged, added up here: the epsilon in an approval is the site's word.
+        most = true_positives(share.epsilon, policy.delta, FALSE_POSITIVE_RATE)
+        alone = f"{words.of_100(most)} (ε {words.spent(share.epsilon)})"
         yield (words.text(site.name), *_attack_cells(share.attack), alone)
 
 

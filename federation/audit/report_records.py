@@ -96,6 +96,15 @@ class Approval:
         """Return what one round costs."""
         return event_from_json(self.record.body["event"])
 
+    def cost(self, policy: BudgetPolicy) -> float:
+        """Return the filter's state after every charge that it permits, were they the only ones.
+
+        Computed from the approved event: the ``epsilon`` beside it is the site's word.
+        """
+        costs = Costs(policy)
+        costs.add(self.event, int(self.record.body["charges"]))
+        return costs.epsilon
+
 
 class Costs:
     """Rényi divergence added up at the policy's orders, as the site's filter does."""
@@ -104,6 +113,7 @@ class Costs:
         self._policy = policy
         self._totals = [0.0] * len(policy.orders)
         self._kinds: set[tuple[float, float]] = set()
+        self._stopped = False
         self.unprotected = 0
 
     def add(self, event: Event, times: int = 1) -> bool:
@@ -113,6 +123,7 @@ class Costs:
             return True
         self._kinds.add((event.sampling_rate, event.noise_multiplier))
         if len(self._kinds) * sum(self._policy.orders) > _MAX_TERMS:
+            self._stopped = True
             return False
         step = PoissonGaussian(event.sampling_rate, event.noise_multiplier, 1)
         for place, order in enumerate(self._policy.orders):
@@ -121,8 +132,11 @@ class Costs:
 
     @property
     def epsilon(self) -> float:
-        """Return the filter's state as one number; infinite after an unprotected charge."""
-        if self.unprotected:
+        """Return the filter's state as one number.
+
+        Infinite after an unprotected charge, and where not all was added up.
+        """
+        if self.unprotected or self._stopped:
             return inf
         parts = zip(self._totals, self._policy.orders, self._policy.order_deltas, strict=True)
         return min(rdp_to_epsilon(total, order, delta) for total, order, delta in parts)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from math import isinf
+from math import inf, isinf
 
 from federation.audit import report_words as words
 from federation.audit.report import BoardReport, ExperimentAccount, Share, SiteAccount
@@ -108,7 +108,7 @@ def _approval(report: BoardReport, site: SiteAccount, one: Approval) -> Iterator
     yield "Legal basis", words.absent(body["legal_basis"], _NOT_RECORDED)
     yield "Expires", words.day(body["expires"]) if body["expires"] else words.absent(None, "never")
     yield "Rounds", _rounds(one)
-    yield "Cost by its plan", _planned(body["epsilon"])
+    yield "Cost at most", _cost(site.policy, one)
     yield "Received by", _recipient(body["hub_key"], one)
     yield "What left", _leaves(body["leaves"])
     yield "Author", _author(body["author"])
@@ -147,10 +147,22 @@ def _rounds(one: Approval) -> str:
     return f"{words.listed(told)}{when}"
 
 
-def _planned(epsilon: float | None) -> str:
-    if epsilon is None:
-        return "no privacy: nothing limits what the updates tell"
-    return f"ε of at most {epsilon:g} for the whole run"
+def _cost(policy: BudgetPolicy | None, one: Approval) -> str:
+    """Compute it from what was approved; what the site states beside it no verifier checks."""
+    said = one.record.body["epsilon"]
+    stated = "no ε" if said is None else f"ε {said:g}"
+    return f"{_recomputed(policy, one)} (stated by the site, not recomputed: {stated})"
+
+
+def _recomputed(policy: BudgetPolicy | None, one: Approval) -> str:
+    epsilon = inf if policy is None else one.cost(policy)
+    if isinf(epsilon):
+        return "no limit: nothing bounds what the updates tell"
+    rounds = words.counted(int(one.record.body["charges"]), "permitted round")
+    return (
+        f"ε {words.spent(epsilon)} for {rounds}, were nothing else ever charged; recomputed from "
+        "the approved sampling, noise and steps"
+    )
 
 
 def _recipient(hub_key: str | None, one: Approval) -> str:

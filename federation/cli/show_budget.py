@@ -23,7 +23,8 @@ def forecast(name: str, found: Forecast) -> None:
         highlight=False,
     )
     _console.print(_largest(found), highlight=False)
-    _table("More or fewer rounds", "rounds", found.by_rounds, found.limit)
+    # The filter counts what is charged: a repeat of a lost round costs what a round costs.
+    _table("More or fewer rounds", "rounds charged, retries included", found.by_rounds, found.limit)
     _table("More or less noise", "noise multiplier", found.by_noise, found.limit)
     _table("Other sampling rates", "sampling rate", found.by_sampling_rate, found.limit)
     _wanted(found)

@@ -6,11 +6,12 @@ from federation.ledger.entries import Approval, Charge, Terms, Work
 from federation.ledger.filter import Unprotected
 
 
-def why_refused(book: Book, work: Work, at: str) -> Refused | None:
+def why_refused(book: Book, work: Work, at: str, *, foreseen: bool = True) -> Refused | None:
     """Return the refusal of this work, or None if it may be charged or sent again.
 
     Args:
         at: The present time, as records have it.
+        foreseen: Whether the experiment has this round, and as many attempts at it.
     """
     earlier = book.charges.get(work.key)
     if earlier is not None:
@@ -18,7 +19,10 @@ def why_refused(book: Book, work: Work, at: str) -> Refused | None:
     refusal = why_not_reserved(book, work.experiment_digest, work.key.run, at)
     if refusal is not None:
         return refusal
-    return _why_not_charged(book, book.approvals[work.experiment_digest], work)
+    refusal = _why_not_charged(book, book.approvals[work.experiment_digest], work)
+    if refusal is None and not foreseen:
+        return Refused("approval_used_up", "the experiment has no such round, or fewer retries")
+    return refusal
 
 
 def why_not_reserved(book: Book, experiment_digest: str, run: str, at: str) -> Refused | None:
@@ -39,9 +43,14 @@ def why_not_reserved(book: Book, experiment_digest: str, run: str, at: str) -> R
     return None
 
 
+def equivocation() -> Refused:
+    """Return the refusal of what was charged under the same key with other content."""
+    return Refused("equivocation", "this run, round and attempt came with other content")
+
+
 def _why_not_again(book: Book, earlier: Charge, work: Work) -> Refused | None:
     if earlier.work != work:
-        return Refused("equivocation", "this run, round and attempt came with other content")
+        return equivocation()
     if earlier.seq not in book.releases:
         return Refused("lost", "this attempt was charged but never released; ask for a new one")
     return None

@@ -14,7 +14,7 @@ from typing import Any
 from federation.errors import LedgerError, PrivacyBudgetError, Refused
 from federation.ledger.book import Book
 from federation.ledger.chain import create_file
-from federation.ledger.decisions import does_not_fit, why_not_reserved, why_refused
+from federation.ledger.decisions import does_not_fit, equivocation, why_not_reserved, why_refused
 from federation.ledger.entries import Charge, Declaration, RoundKey, Terms, Work, note_body
 from federation.ledger.filter import BudgetPolicy, Event, FilterState
 from federation.ledger.high_water import MarkFile
@@ -194,11 +194,13 @@ class Ledger:
         plan_digest: str,
         event: Event,
         heads: Mapping[str, str] | None = None,
+        foreseen: bool = True,
     ) -> Charge:
         """Charge one round, durably, before protected data is opened.
 
         Args:
             heads: By site, what the hub shows of the others' ledgers.
+            foreseen: Whether the experiment has this round and attempt.
 
         Raises:
             Refused: ``not_approved`` (no approval, or not of this plan and event, or expired),
@@ -210,9 +212,9 @@ class Ledger:
         with self.chain.locked() as book:
             self.require_current()
             at = now()
-            refusal = why_refused(book, work, at)
+            refusal = why_refused(book, work, at, foreseen=foreseen)
             if refusal is not None:
-                self._record_refusal(book, work, refusal.code)
+                self._record_refusal(book, work, refusal.code, work)
                 raise refusal
             earlier = book.charges.get(key)
             if earlier is not None:
@@ -265,6 +267,22 @@ class Ledger:
             if charge.seq not in book.releases or key.run in book.withdrawn:
                 return None
             return self.stored_release(charge)
+
+    def require_one_meaning(self, key: RoundKey, request_digest: str, experiment: str) -> None:
+        """Refuse a key that was charged for another request, whatever else is wrong with this one.
+
+        Raises:
+            Refused: ``equivocation``, recorded once per key; ``behind``, ``not_approved``.
+        """
+        with self.chain.locked() as book:
+            earlier = book.charges.get(key)
+            if earlier is not None and earlier.work.request_digest != request_digest:
+                self.require_current()
+                asked = replace(
+                    earlier.work, request_digest=request_digest, experiment_digest=experiment
+                )
+                self._record_refusal(book, asked, "equivocation", None)
+                raise equivocation()
 
     def lose(self, charge: Charge) -> None:
         """Record that nothing leaves for a charge, nor ever will. The charge stands.
@@ -402,7 +420,7 @@ class Ledger:
         """Return the time of the record before: how long a round took depends on who was drawn."""
         return self.chain.records[-1].at
 
-    def _record_refusal(self, book: Book, work: Work, code: str) -> None:
+    def _record_refusal(self, book: Book, work: Work, code: str, of: Work | None) -> None:
         """Record each refusal once per key, up to a limit: a hub cannot flood the ledger."""
         if code == "lost":
             self._lose(book, book.charges[work.key].seq)
@@ -413,7 +431,7 @@ class Ledger:
         if len(book.refused) >= MAX_REFUSALS and not bounded:
             return
         request = {**work.key.to_json(), "request_digest": work.request_digest}
-        self._refuse(work.experiment_digest, code, of=work, request=request)
+        self._refuse(work.experiment_digest, code, of=of, request=request)
 
     def _refuse(  # noqa: PLR0913 - all but two are named
         self,

@@ -102,6 +102,9 @@ def main(grid, context):
     run.note(state="stopped", why="a rogue")
 
 
+UNKNOWN = "sha256:" + "0" * 64
+
+
 def lies(honest, experiment):
     """Return requests that the hub signs as it should, and that nobody has approved."""
     values = experiment.model_dump(mode="json")
@@ -113,8 +116,10 @@ def lies(honest, experiment):
     return {
         "other weights": replace(honest, weights=moved),
         "other heads": replace(honest, heads={NEIGHBOUR: "sha256:" + "0" * 64}),
-        "unapproved": replace(honest, experiment_digest="sha256:" + "0" * 64),
-        "another plan": replace(honest, experiment_digest=other_plan.digest()),
+        "other shapes, of the round that was charged": replace(honest, weights=longer),
+        "unapproved, of the round that was charged": replace(honest, experiment_digest=UNKNOWN),
+        "unapproved": replace(honest, round=2, experiment_digest=UNKNOWN),
+        "another plan": replace(honest, round=2, experiment_digest=other_plan.digest()),
         "another run": replace(honest, run="ab" * 16),
         "one round more": replace(honest, round=2),
         "one attempt more": replace(honest, attempt=2),

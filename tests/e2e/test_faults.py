@@ -266,6 +266,8 @@ def test_a_hub_that_lies_gets_one_charge_and_a_code_for_each_lie(parts, monkeypa
     assert {n: code for n, code in said.items() if code not in ("reply", update)} == {
         "other weights": "equivocation",
         "other heads": "equivocation",
+        "other shapes, of the round that was charged": "equivocation",
+        "unapproved, of the round that was charged": "equivocation",
         "unapproved": "not_approved",
         "another plan": "not_approved",
         "another run": "approval_used_up",
@@ -288,7 +290,7 @@ def test_a_hub_that_lies_gets_one_charge_and_a_code_for_each_lie(parts, monkeypa
     of_run = [r for r in records_of_kind(config, "release") if r["charge_seq"] == charge["seq"]]
     assert [one["update_digest"] for one in of_run] == [update]
     log = (config.state / "site.log").read_text()
-    assert len(set(found["correlations"])) == 18 and all(c in log for c in found["correlations"])
+    assert len(set(found["correlations"])) == 20 and all(c in log for c in found["correlations"])
     sent = list(EgressJournal(config.state).entries())[before:]
     assert {e.update_digest for e in sent} == {None, update}
     assert sorted(e.answer for e in sent if e.answer != "reply") == sorted(

@@ -25,7 +25,7 @@ DIGEST = "sha256:" + "0" * 64
 
 
 def request(experiment, round_=1, run="run-1"):
-    return TrainRequest(experiment.digest(), run, round_, 0, initial_weights(experiment))
+    return TrainRequest(experiment.digest(), run, round_, 1, initial_weights(experiment))
 
 
 def files_of(site):

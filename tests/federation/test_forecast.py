@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from federation.cli import show_budget
 from federation.errors import PrivacyBudgetError, Refused
 from federation.experiment import Experiment
 from federation.forecast import Budget, forecast, runs_that_fit
@@ -210,3 +211,16 @@ def test_where_nothing_is_left_no_epsilon_fits():
     policy = BudgetPolicy.of(1.0, 1e-5)
     spent = EMPTY.after(PoissonGaussian(1.0, 0.1, 1000))
     assert forecast(make_plan(private(8.0)), budget(policy, spent)).epsilon_that_fits is None
+
+
+def test_the_table_of_rounds_is_of_rounds_charged_and_says_so(capsys):
+    policy = BudgetPolicy.of(8.0, 1e-5)
+    plan = make_plan(private(2.0, rounds=4, retries=4))
+    found = forecast(plan, budget(policy))
+    assert [point.value for point in found.by_rounds] == [2, 4, 8, 16, 32]
+    by_number = {point.value: point.epsilon for point in found.by_rounds}
+    assert by_number[8] == pytest.approx(found.cost, rel=1e-12), "4 rounds and 4 repeats"
+    without = forecast(dataclasses.replace(plan, charges=4), budget(policy))
+    assert by_number[4] == pytest.approx(without.cost, rel=1e-12)
+    show_budget.forecast("brains", found)
+    assert "rounds charged, retries included" in capsys.readouterr().out

@@ -283,7 +283,7 @@ def test_the_fields_of_a_training_reply_are_those_that_the_wire_carries(file):
     site = open_site(file)
     approve(experiment, [site], approver="test")
     weights = initial_weights(experiment)
-    reply = LocalRounds(site).train(TrainRequest(experiment.digest(), "ab" * 16, 1, 0, weights))
+    reply = LocalRounds(site).train(TrainRequest(experiment.digest(), "ab" * 16, 1, 1, weights))
     sent = wire.encode_train_reply(reply)
     assert set(sent) == {"reply", "update"} and set(sent["reply"]) == {"receipt"}
     shown, receipt = site_leaves(site, site.ledger), json.loads(sent["reply"]["receipt"])

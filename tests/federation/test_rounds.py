@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from data_adapters.cache import CachedScan
+from federation.audit.verify import verify_ledgers
 from federation.errors import Refused
 from federation.ledger.closings import Closing
 from federation.ledger.receipts import Receipt
@@ -16,11 +17,13 @@ from federation.messages import CloseRequest, DescribeRequest, EvaluateRequest, 
 from federation.privacy.plan import make_plan
 from federation.privacy.random import SecureRandomness
 from federation.rounds import LocalRounds
+from federation.run import approve
 from federation.site import Permission
 from federation.training import initial_weights
 from federation.withdrawal import exclude
 from models.weights import weights_from_bytes
 from tests.experiments import tiny_experiment
+from tests.federation.ledger.second_verifier import second_verdict
 
 RUN = "ab" * 16
 
@@ -69,10 +72,40 @@ def test_the_same_request_after_a_restart_gets_the_same_bytes(site, rounds):
     assert LocalRounds(reopened).train(request()).payload == first.payload
 
 
-def test_a_new_attempt_is_charged_again_and_has_fresh_noise(site, rounds):
-    first, second = rounds.train(request()), rounds.train(request(attempt=2))
+@pytest.fixture
+def with_retries(sites):
+    """A site that approved two rounds and two repeats: four charges in one pool."""
+    experiment = tiny_experiment(retries=2)
+    approve(experiment, sites, approver="test")
+    return sites[0], replace(request(), experiment_digest=experiment.digest())
+
+
+def test_a_new_attempt_is_charged_again_and_has_fresh_noise(with_retries):
+    site, asked = with_retries
+    rounds = LocalRounds(site)
+    first, second = rounds.train(asked), rounds.train(replace(asked, attempt=2))
     assert first.payload != second.payload
     assert kinds(site).count("charge") == 2
+
+
+@pytest.mark.parametrize(
+    "other", [{"round": 3}, {"round": 0}, {"attempt": 4}, {"attempt": 0}, {"attempt": 1_000_000}]
+)
+def test_a_round_or_attempt_that_the_experiment_does_not_have_is_refused_with_charges_left(
+    with_retries, other
+):
+    """Repeats were approved for lost rounds: a hub cannot turn them into further ones."""
+    site, asked = with_retries
+    rounds = LocalRounds(site)
+    rounds.train(asked)
+    with pytest.raises(Refused, match="approval_used_up"):
+        rounds.train(replace(asked, **other))
+    assert kinds(site)[-1] == "refusal" and kinds(site).count("charge") == 1
+    for number, attempt in ((2, 1), (1, 3), (2, 3)):
+        rounds.train(replace(asked, round=number, attempt=attempt))
+    assert kinds(site).count("charge") == 4
+    with pytest.raises(Refused, match="every charge that was approved"):
+        rounds.train(replace(asked, round=2, attempt=2))
 
 
 def test_each_charged_round_draws_from_a_source_of_its_own_and_a_resent_one_from_none(site):
@@ -96,6 +129,40 @@ def test_another_request_under_the_same_key_is_refused_as_equivocation(site, rou
     with pytest.raises(Refused, match="equivocation"):
         rounds.train(request(scale=2.0))
     assert kinds(site)[-1] == "refusal"
+
+
+@pytest.mark.parametrize("otherwise", ["shapes", "not a number", "unapproved", "withdrawn"])
+def test_another_request_under_the_same_key_is_equivocation_whatever_else_is_wrong_with_it(
+    site, rounds, otherwise
+):
+    """What would be refused as malformed or unapproved, had the key not been charged."""
+    rounds.train(request())
+    weights, experiment = request().weights, tiny_experiment().digest()
+    if otherwise == "shapes":
+        weights = {name: np.zeros((1, *w.shape), np.float32) for name, w in weights.items()}
+    if otherwise == "not a number":
+        weights = {name: np.full_like(w, np.nan) for name, w in weights.items()}
+    if otherwise == "unapproved":
+        experiment = "sha256:" + "0" * 64
+    if otherwise == "withdrawn":
+        site.ledger.withdraw(experiment, by="op", reason="asked to")
+        weights = request(scale=2.0).weights
+    second = replace(request(), weights=weights, experiment_digest=experiment)
+    for _ in range(2):
+        with pytest.raises(Refused, match="equivocation"):
+            rounds.train(second)
+    (refusal,) = (r for r in site.ledger.records if r.kind == "refusal")
+    assert refusal.body["code"] == "equivocation"
+    assert refusal.body["request"]["request_digest"] == second.digest()
+    assert refusal.body["experiment_digest"] == experiment
+    assert kinds(site).count("charge") == 1
+    with pytest.raises(Refused) as fresh:
+        rounds.train(replace(second, round=2))
+    assert fresh.value.code != "equivocation", "of a key that nothing was charged under"
+    trust = {site.key.fingerprint}
+    assert verify_ledgers([site.ledger.path], trust=trust).verdicts[0].summary == "verified"
+    told = second_verdict(site.ledger.path, trust=site.key.fingerprint)
+    assert told["verdict"] == "verified", told["problems"]
 
 
 def test_more_rounds_than_approved_are_refused_before_training(site, rounds, monkeypatch):

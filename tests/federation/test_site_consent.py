@@ -79,7 +79,7 @@ def test_consent_that_ends_during_a_run_takes_the_subject_out_of_the_next_round(
 
 def request(experiment, round_=1):
     weights = initial_weights(experiment)
-    return TrainRequest(experiment.digest(), "ab" * 16, round_, 0, weights)
+    return TrainRequest(experiment.digest(), "ab" * 16, round_, 1, weights)
 
 
 def test_when_the_last_consent_has_ended_a_round_still_answers_with_noise(

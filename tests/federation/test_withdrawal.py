@@ -73,7 +73,7 @@ def test_the_approval_of_the_earlier_data_ends_and_a_new_one_works(lab):
 
 def test_it_tells_which_runs_used_the_earlier_data(lab):
     weights = initial_weights(tiny_experiment())
-    LocalRounds(lab).train(TrainRequest(DIGEST, "ab" * 16, 1, 0, weights))
+    LocalRounds(lab).train(TrainRequest(DIGEST, "ab" * 16, 1, 1, weights))
     (used,) = out(lab).used_by
     assert (used.name, used.digest, used.runs) == ("tiny", DIGEST, {"ab" * 16: 1})
     assert not used.on_earlier_data
@@ -84,7 +84,7 @@ def test_it_tells_which_runs_used_the_earlier_data(lab):
 def test_it_names_the_models_that_came_of_the_earlier_data(lab):
     run, model = "ab" * 16, "sha256:" + "7" * 64
     rounds = LocalRounds(lab)
-    rounds.train(TrainRequest(DIGEST, run, 1, 0, initial_weights(tiny_experiment())))
+    rounds.train(TrainRequest(DIGEST, run, 1, 1, initial_weights(tiny_experiment())))
     assert out(lab).used_by[0].models == {}, "this run has not ended"
     rounds.close(CloseRequest(DIGEST, run, {}, model))
     (used,) = out(lab, "specimen-0003").used_by

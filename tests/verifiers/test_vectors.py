@@ -9,6 +9,8 @@ import pytest
 
 from tests.verifiers.verdicts import SCRIPT, ours, second
 
+ROOT = Path(__file__).parents[2]
+GRAMMAR = SCRIPT.with_name("grammar.txt")
 FOLDER = Path(__file__).parent / "vectors"
 EXPECTED = json.loads((FOLDER / "expected.json").read_text())
 
@@ -48,6 +50,14 @@ def test_all_three_verdicts_are_among_them():
     each = (vector["verdict"] for vector in EXPECTED.values())
     verdicts = {word for said in each for word in ([said] if isinstance(said, str) else said)}
     assert verdicts == {"contradicted", "verified", "consistent, identity unknown"}
+
+
+def test_its_length_is_told_with_that_of_the_grammar_it_reads():
+    """Under 200 lines alone would hide what the script leaves to a file."""
+    verifier, grammar = (len(p.read_text().splitlines()) for p in (SCRIPT, GRAMMAR))
+    for page, between in (("README.md", " and an"), ("docs/ledger/format.md", ", with an")):
+        told = f"{verifier} lines{between} {grammar}-line grammar"
+        assert told in (ROOT / page).read_text(), page
 
 
 def test_the_second_verifier_is_short_and_shares_no_code():

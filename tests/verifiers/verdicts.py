@@ -1,6 +1,8 @@
 """What each of the two verifiers says of the same files."""
 
 import importlib.util
+from dataclasses import dataclass
+from math import isinf
 from pathlib import Path
 
 from federation.audit.sources import read_closings, read_receipts
@@ -22,16 +24,41 @@ def load_script():
 SECOND = load_script()
 
 
+@dataclass(frozen=True)
+class Said:
+    """One verifier's word on each ledger, and what it computed of those it does not contradict.
+
+    Attributes:
+        words: With "problems" at the end if there are any beside the ledgers.
+        numbers: Every order's total, and epsilon (None: unlimited); None of a contradicted ledger,
+            whose sums each verifier ends where it stopped reading.
+    """
+
+    words: list[str]
+    numbers: list[tuple[list[float], float | None] | None]
+
+
 def second(laid_out: dict[str, list[Path]], trust: list[str]) -> list[str]:
     """Return the second verifier's word on each ledger, and "problems" if there are any beside."""
-    papers = {name: [str(path) for path in laid_out[name]] for name in ("receipts", "closings")}
-    report = SECOND.verify([str(path) for path in laid_out["paths"]], trust, **papers)
-    words = [SAME.get(one["verdict"], one["verdict"]) for one in report["ledgers"]]
-    return [*words, "problems"] if report["problems"] else words
+    return second_said(laid_out, trust).words
 
 
 def ours(laid_out: dict[str, list[Path]], trust: list[str]) -> list[str]:
-    """Return the project's word, in the same form; it refuses papers that are none."""
+    """Return the project's word, in the same form."""
+    return ours_said(laid_out, trust).words
+
+
+def second_said(laid_out: dict[str, list[Path]], trust: list[str]) -> Said:
+    """Return what the second verifier says."""
+    papers = {name: [str(path) for path in laid_out[name]] for name in ("receipts", "closings")}
+    report = SECOND.verify([str(path) for path in laid_out["paths"]], trust, **papers)
+    words = [SAME.get(one["verdict"], one["verdict"]) for one in report["ledgers"]]
+    numbers = [(one["totals"], one["epsilon"]) for one in report["ledgers"]]
+    return _said(words, numbers, report["problems"])
+
+
+def ours_said(laid_out: dict[str, list[Path]], trust: list[str]) -> Said:
+    """Return what the project's verifier says; it refuses papers that are none."""
     problems = []
     try:
         receipts = [paper for path in laid_out["receipts"] for paper in read_receipts(path)]
@@ -42,4 +69,15 @@ def ours(laid_out: dict[str, list[Path]], trust: list[str]) -> list[str]:
         laid_out["paths"], trust=trust or None, receipts=receipts, closings=closings
     )
     words = [verdict.summary for verdict in report.verdicts]
-    return [*words, "problems"] if problems or report.problems else words
+    spent = [verdict.spent_epsilon for verdict in report.verdicts]
+    epsilons = [None if isinf(epsilon) else epsilon for epsilon in spent]
+    totals = [list(verdict.totals) for verdict in report.verdicts]
+    return _said(words, list(zip(totals, epsilons, strict=True)), problems or report.problems)
+
+
+def _said(words, numbers, problems) -> Said:
+    known = [
+        None if word == "contradicted" else number
+        for word, number in zip(words, numbers, strict=True)
+    ]
+    return Said([*words, "problems"] if problems else words, known)

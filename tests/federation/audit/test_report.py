@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from math import inf
 
 import pytest
 
@@ -12,7 +13,7 @@ from federation.audit.report_sources import Experiments, read_experiments, read_
 from federation.audit.verify import verify_ledgers
 from federation.canonical import digest
 from federation.errors import FederationError
-from federation.ledger.filter import PoissonGaussian
+from federation.ledger.filter import FilterState, PoissonGaussian
 from federation.ledger.upkeep import recover
 from tests.federation.audit.report_sample import make
 
@@ -63,6 +64,21 @@ class TestBoardReport:
         assert len(coast.shares) == 2
         assert max(s.epsilon for s in coast.shares) < coast.spent
         assert coast.spent < sum(s.epsilon for s in coast.shares)
+
+    def test_what_an_approval_may_cost_is_computed_whatever_it_states(self, site):
+        values = site.values
+        (approval,) = [v["body"] for v in values if v["kind"] == "approval"]
+        for stated in (0.01, None):
+            approval["epsilon"] = stated
+            site.rewrite(values)
+            one, policy = tell(site.path).approvals[0], tell(site.path).policy
+            event = PoissonGaussian(**{k: v for k, v in approval["event"].items() if k != "kind"})
+            whole = FilterState().after(event.times(approval["charges"]))
+            assert one.cost(policy) == pytest.approx(whole.spent_epsilon(policy), rel=1e-12)
+            assert one.cost(policy) > 1
+        approval["event"] = {"kind": "unprotected"}
+        site.rewrite(values)
+        assert tell(site.path).approvals[0].cost(policy) == inf
 
     def test_exact_counts_bring_the_replace_one_figure(self, report):
         north, coast, _ = report.sites

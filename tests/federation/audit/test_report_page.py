@@ -146,6 +146,27 @@ class TestWhatItSays:
         assert "Problems, as the verifier wrote them" in text
         assert text.index("its hash is not that of its content") < text.index("of 8 spent")
 
+    def test_an_epsilon_that_a_site_only_states_is_shown_as_that_and_counts_for_nothing(self, site):
+        shown = {}
+        for stated in (0.01, 7.5, None):
+            values = site.values
+            (approval,) = [v["body"] for v in values if v["kind"] == "approval"]
+            approval["epsilon"] = stated
+            site.rewrite(values)
+            report = board_report(verify_ledgers([site.path]), made_at="2026-06-30T00:00:00Z")
+            label = f"ε {stated:g}" if stated else "no ε"
+            said = f"(stated by the site, not recomputed: {label})"
+            text = parsed(page(report)).text
+            assert text.count(said) == 1
+            shown[stated] = text
+            (share,) = report.sites[0].shares
+            assert share.epsilon > 1
+            assert f"(ε {words.spent(share.epsilon)})" in text
+            assert f"ε {words.spent(share.epsilon)} for 3 permitted rounds" in text
+        # The table of attacks, which once was made of the stated figure.
+        tables = {text.split("by the filter’s ε alone")[1][:200] for text in shown.values()}
+        assert len(tables) == 1
+
     def test_rounds_without_noise_are_said_first(self, site):
         values = site.values
         for value in values:
