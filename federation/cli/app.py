@@ -3,6 +3,8 @@
 import logging
 import os
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -42,8 +44,19 @@ app.add_typer(budget_app, name="budget")
 app.add_typer(audit_app, name="audit")
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cohortium {version('cohortium')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
     """Keep the sub-commands as sub-commands."""
 
 
