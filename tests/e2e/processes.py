@@ -84,7 +84,7 @@ class Federation:
         prefix = ["ip", "netns", "exec", inside] if inside else []
         return [*prefix, *map(str, arguments)]
 
-    def cohortium(self, *arguments, timeout=120, where="hub"):
+    def cohortium(self, *arguments, timeout=300, where="hub"):
         """Run a command to its end."""
         command = self.command(where, COHORTIUM, *arguments)
         return subprocess.run(
@@ -139,7 +139,7 @@ class Federation:
         states, known = control.node_states(), self.hub.nodes
         return {name for i, name in known.items() if states.get(i) == "online"}
 
-    def until(self, condition, what, timeout=120):
+    def until(self, condition, what, timeout=240):
         end = time.monotonic() + timeout
         while not condition():
             if time.monotonic() > end:
