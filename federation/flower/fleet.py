@@ -41,10 +41,8 @@ from flwr.proto.message_pb2 import (
 )
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.inflatable.inflatable_object import (
-    InflatableObject,
     UnexpectedObjectContentError,
     get_object_id,
-    iterate_object_tree,
 )
 from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_pull_object_fn_protobuf,
@@ -53,8 +51,6 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
 from flwr.supercore.inflatable.inflatable_utils import (
     ObjectPullError,
     ObjectPushError,
-    inflate_object_from_contents,
-    pull_objects,
     push_object_contents_from_iterable,
     validate_object_content,
 )
@@ -274,10 +270,9 @@ class FleetConnection:
             contents = self._contents(run_id, answer.message_object_trees[0])
         except (ObjectPullError, UnexpectedObjectContentError, ValueError, IndexError) as error:
             raise FederationError(f"A message of the hub is not whole ({error}).") from error
-        message = _inflated(shell.metadata.message_id, contents)
+        message = parcels.assembled(shell.metadata.message_id, contents)
         if message.metadata.run_id != run_id:
             raise FederationError("The hub sent a message of one run as another's.")
-        message.metadata.__dict__["_message_id"] = shell.metadata.message_id
         return message
 
     def pack(self, reply: Message) -> parcels.Parcel:
@@ -329,7 +324,7 @@ class FleetConnection:
 
     def _contents(self, run_id: int, tree: ObjectTree) -> dict[str, bytes]:
         """Fetch every part of a message, none of them other than its digest says."""
-        ids = list(dict.fromkeys(one.object_id for one in iterate_object_tree(tree)))
+        ids = parcels.part_ids(tree)
         if len(ids) > _MAX_OBJECTS:
             raise FederationError(f"A message has {len(ids)} parts, more than {_MAX_OBJECTS}.")
         fetch = make_pull_object_fn_protobuf(
@@ -348,14 +343,7 @@ class FleetConnection:
             validate_object_content(content)
             return content
 
-        return pull_objects(
-            ids,
-            checked,
-            max_time=self._patience_s,
-            max_tries_per_object=None,
-            initial_backoff=parcels.FIRST_PAUSE_S,
-            backoff_cap=parcels.LONGEST_PAUSE_S,
-        )
+        return parcels.pulled(ids, checked, max_time=self._patience_s)
 
     def _required_node(self) -> Node:
         if self._node is None:
@@ -396,16 +384,6 @@ class FleetConnection:
             if self._over.wait(pause):
                 raise failure
             pause = min(2 * pause, 10.0)
-
-
-def _inflated(object_id: str, contents: dict[str, bytes]) -> Message:
-    try:
-        message = inflate_object_from_contents(object_id, contents)
-    except Exception as error:  # Flower's parsers raise what Python does on odd bytes.
-        raise FederationError("The hub sent what is no message.") from error
-    if not isinstance(message, Message) or not isinstance(message, InflatableObject):
-        raise FederationError("The hub sent what is no message.")
-    return message
 
 
 def _meaning(response: httpx.Response, address: str) -> FederationError:

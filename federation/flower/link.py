@@ -16,13 +16,8 @@ from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ObjectTree
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PushAppMessagesRequest
 from flwr.supercore.constant import SYSTEM_MESSAGE_TYPE
-from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf
-from flwr.supercore.inflatable.inflatable_utils import (
-    ObjectPullError,
-    inflate_object_from_contents,
-    pull_objects,
-)
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError
 from flwr.superlink.grid.http_grid import HttpGrid
 
 from federation.errors import FederationError
@@ -102,26 +97,18 @@ class Link:
         return self._from_parts(shell, tree)
 
     def _from_parts(self, shell: ProtoMessage, tree: ObjectTree) -> Message:
-        message_id = shell.metadata.message_id
         fetch = make_pull_object_fn_protobuf(
             self._grid._runtime_client.PullObject, self._grid.node, self._run_id
         )
         try:
-            contents = pull_objects(
-                list(dict.fromkeys(one.object_id for one in iterate_object_tree(tree))),
-                fetch,
-                max_tries_per_object=None,
-                initial_backoff=parcels.FIRST_PAUSE_S,
-                backoff_cap=parcels.LONGEST_PAUSE_S,
-            )
+            contents = parcels.pulled(parcels.part_ids(tree), fetch)
         except ObjectPullError as error:
             return self._cut_off(shell, str(error))
         self._confirm(shell)
-        message = inflate_object_from_contents(message_id, contents)
-        if not isinstance(message, Message):
+        try:
+            return parcels.assembled(shell.metadata.message_id, contents)
+        except FederationError:
             return parcels.emptied(shell)
-        message.metadata.__dict__["_message_id"] = message_id
-        return message
 
     def _cut_off(self, shell: ProtoMessage, why: str) -> Message:
         """Return what stands for a reply that never came to its end."""

@@ -9,7 +9,7 @@ then on. Flower's own SuperNode knows nothing of the mark and is served in parts
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -19,11 +19,14 @@ from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
+from flwr.supercore.constant import PULL_MAX_TIME
 from flwr.supercore.inflatable.inflatable_object import (
     get_all_nested_objects,
     get_object_tree,
+    iterate_object_tree,
     no_object_id_recompute,
 )
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, pull_objects
 
 from federation.errors import FederationError
 
@@ -112,6 +115,45 @@ def unpacked(shell: ProtoMessage) -> Message:
         return message_from_proto(shell)
     except Exception as error:  # Flower's parsers raise what Python does on odd bytes.
         raise FederationError("What came is no message.") from error
+
+
+def part_ids(tree: ObjectTree) -> list[str]:
+    """Return the ids of a message's parts, each once."""
+    return list(dict.fromkeys(one.object_id for one in iterate_object_tree(tree)))
+
+
+def pulled(
+    ids: Sequence[str], fetch: Callable[[str], bytes], *, max_time: float = PULL_MAX_TIME
+) -> dict[str, bytes]:
+    """Fetch the parts of a message, those that are still on their way as soon as they are there.
+
+    Raises:
+        ObjectPullError: One of them is gone, or not there after ``max_time`` seconds.
+    """
+    return pull_objects(
+        list(ids),
+        fetch,
+        max_time=max_time,
+        max_tries_per_object=None,
+        initial_backoff=FIRST_PAUSE_S,
+        backoff_cap=LONGEST_PAUSE_S,
+    )
+
+
+def assembled(message_id: str, contents: dict[str, bytes]) -> Message:
+    """Return the message that these parts make, by the id that it was sent under.
+
+    Raises:
+        FederationError: They make none.
+    """
+    try:
+        message = inflate_object_from_contents(message_id, contents)
+    except Exception as error:  # Flower's parsers raise what Python does on odd bytes.
+        raise FederationError("What came is no message.") from error
+    if not isinstance(message, Message):
+        raise FederationError("What came is no message.")
+    message.metadata.__dict__["_message_id"] = message_id
+    return message
 
 
 def emptied(shell: ProtoMessage) -> Message:

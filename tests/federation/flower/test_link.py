@@ -14,6 +14,7 @@ from flwr.proto.message_pb2 import (
 )
 from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.runtime_pb2 import PullAppMessagesResponse, PushAppMessagesResponse
+from flwr.supercore.inflatable.inflatable_object import get_object_id
 from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
 from flwr.supercore.run import Run
 from flwr.superlink.grid.http_grid import HttpGrid
@@ -187,5 +188,19 @@ def test_a_reply_that_nobody_can_read_ends_no_run(link, store):
     odd = reply(request)
     odd.shell.content.items[1].config_record.items[0].value.Clear()
     store.answered(message_id, odd)
+    (answer,) = link.pull_messages([message_id])
+    assert answer.metadata.src_node_id == A and not answer.content
+
+
+@pytest.mark.parametrize("root", [b"Array  3\0odd", b"Message  3\0odd"])
+def test_parts_that_make_no_message_end_no_run(link, store, root):
+    request = asked(A)
+    (message_id,) = link.push_messages([request])
+    odd = reply(request, parcels.in_parts)
+    root_id = get_object_id(root)
+    odd.shell.metadata.message_id = root_id
+    store.objects.preregister(1, ObjectTree(object_id=root_id))
+    store.objects.put(root_id, root)
+    store.replies[message_id] = (odd.shell, ObjectTree(object_id=root_id))
     (answer,) = link.pull_messages([message_id])
     assert answer.metadata.src_node_id == A and not answer.content
