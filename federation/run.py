@@ -34,7 +34,7 @@ from federation.separation import require_separate_data
 from federation.site import Part, Permission, Site, open_site
 from federation.starting import require_start_for_head
 from federation.tracking.runs import LoggedRun
-from federation.training import require_data_fits, require_trainable
+from federation.training import initial_weights, require_data_fits, require_trainable
 from federation.withdrawal import finish_exclusions
 
 
@@ -172,6 +172,21 @@ def check_experiment(experiment: Experiment) -> PrivacyPlan:
     require_start_for_head(experiment)
     require_trainable(experiment)
     return make_plan(experiment)
+
+
+def check_new_run(experiment: Experiment, folder: Path | None) -> PrivacyPlan:
+    """Do the same, and read and try the public weights that a run would start from.
+
+    Args:
+        folder: Where the experiment's file is, and such weights beside it.
+
+    Raises:
+        FederationError, ModelError: See ``check_experiment`` and ``training.initial_weights``.
+    """
+    plan = check_experiment(experiment)
+    if experiment.initial_weights is not None:
+        initial_weights(experiment, folder)
+    return plan
 
 
 def quote(experiment: Experiment, sites: Sequence[Site]) -> list[Quote]:

@@ -359,7 +359,7 @@ def budget_of(path: Path, experiment_digest: str) -> Budget:
     if not has_ledger(config):
         return Budget(config.site, _policy_of(config), *[FilterState()] * 3)
     ledger = open_site(path).ledger
-    promised, approved = ledger.promised(experiment_digest), ledger.promised("")
+    promised, approved = ledger.promised(experiment_digest), ledger.promised()
     return Budget(ledger.site, ledger.policy, ledger.state, promised, approved)
 
 

@@ -101,7 +101,7 @@ class SitePolicy(Strict):
         low, high = self.subjects_between
         if low > high:
             raise ValueError(f"subjects_between starts at {low}, past its end {high}")
-        if self.delta > 1 / high**2:
+        if high > most_subjects(self.delta):
             raise ValueError(
                 f"delta {self.delta:g} is above 1/N^2 = {1 / high**2:.2g} for up to {high} "
                 "subjects; a larger delta would permit giving a subject away whole. Lower delta; "

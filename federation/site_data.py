@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from math import floor, log10
 from pathlib import Path
 
 from data_adapters.aliases import NOBODY, Excluded, Identity, image_name, same_person
@@ -22,7 +21,7 @@ from federation.errors import FederationError
 from federation.exclusions import Exclusion, everybody, read_exclusions
 from federation.files import private_folder
 from federation.headers import keep_headers, personal_headers
-from federation.ledger.bounds import most_subjects
+from federation.ledger.bounds import delta_for, most_subjects
 from federation.ledger.keys import PSEUDONYM_KEY, pseudonymiser
 from federation.linking import LinkingFolder, require_one_key
 from federation.site_config import PARTS, Part, SiteConfig, load_site_config
@@ -350,8 +349,8 @@ def _require_within_bounds(config: SiteConfig, count: int) -> None:
         way_out = (
             f"The ledger's delta of {delta:g} permits at most {most} (1/N^2), and is fixed for its "
             "life. Either keep the newer subjects out of this data set, or start a site file with "
-            "a state folder of its own, wider bounds and delta "
-            f"{10.0 ** floor(log10(1 / count**2)):g}, and charge it with this ledger's history: "
+            f"a state folder of its own, wider bounds and delta {delta_for(count):g}, and charge "
+            "it with this ledger's history: "
             "cohortium site merge NEW.yaml OLD.yaml (docs/site.md)."
         )
     raise FederationError(

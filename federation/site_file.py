@@ -11,6 +11,7 @@ from pathlib import Path
 from federation.documents import parse_document
 from federation.errors import FederationError
 from federation.files import create_atomically
+from federation.ledger.bounds import delta_for
 from federation.look import Seen
 from federation.site_config import SiteConfig
 
@@ -39,7 +40,7 @@ class Answers:
     @property
     def delta(self) -> float:
         """Return a delta that gives no subject away whole: at most 1e-5 and 1/N^2."""
-        return min(1e-5, 10.0 ** floor(log10(1 / self.subjects_between[1] ** 2)))
+        return min(1e-5, delta_for(self.subjects_between[1]))
 
 
 def suggested(folder: Path, seen: Sequence[Seen]) -> Answers:

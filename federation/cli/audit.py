@@ -1,13 +1,13 @@
 """``cohortium audit``: for boards and auditors. Decodes arguments, prints verdicts."""
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
+from federation.cli.audit_options import Closings, Files, Opening, Paths, Receipts, Trust
 from federation.cli.audit_report import REPORT_HELP, report
 from federation.errors import FederationError
 
@@ -52,27 +52,15 @@ def audit() -> None:
 
 @app.command(help=VERIFY_HELP)
 def verify(  # noqa: PLR0913, PLR0917 - options of a command
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", show_default=False)],
-    trust: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FILE|SHA256:...", help="Trust file, or a fingerprint. Repeatable."),
-    ] = None,
-    receipts: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="Receipts that a run left. Repeatable."),
-    ] = None,
-    closings: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="Closings that a run left. Repeatable."),
-    ] = None,
+    paths: Paths,
+    trust: Trust = None,
+    receipts: Receipts = None,
+    closings: Closings = None,
     self_audit: Annotated[
-        list[Path] | None,
+        Files,
         typer.Option(metavar="FILE|FOLDER", help="A site's own test of its noise. Repeatable."),
     ] = None,
-    opening: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="What a site opened its data commitment with."),
-    ] = None,
+    opening: Opening = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Check ledgers and print a verdict on each."""

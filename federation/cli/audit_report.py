@@ -7,11 +7,12 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from federation.cli.audit_options import Closings, Files, Opening, Paths, Receipts, Trust
 from federation.errors import FederationError
 from federation.files import write_atomically
 
 if TYPE_CHECKING:
-    from federation.audit.verify import Report
+    from federation.audit.checking import Checked
 
 REPORT_HELP = """Write one HTML page that an ethics board reads without mathematics.
 
@@ -34,21 +35,12 @@ Exit status: 0 verified; 1 contradicted, or no --trust (the page is written and 
 command cannot be run as given.
 """
 
-Files = list[Path] | None
-
 
 def report(  # noqa: PLR0913, PLR0917 - options of a command
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", show_default=False)],
-    trust: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FILE|SHA256:...", help="Trust file, or a fingerprint. Repeatable."),
-    ] = None,
-    receipts: Annotated[
-        Files, typer.Option(metavar="FILE", help="Receipts that a run left. Repeatable.")
-    ] = None,
-    closings: Annotated[
-        Files, typer.Option(metavar="FILE", help="Closings that a run left. Repeatable.")
-    ] = None,
+    paths: Paths,
+    trust: Trust = None,
+    receipts: Receipts = None,
+    closings: Closings = None,
     experiments: Annotated[
         Files,
         typer.Option(metavar="FILE|FOLDER", help="Experiment files: names, purposes. Repeatable."),
@@ -62,26 +54,27 @@ def report(  # noqa: PLR0913, PLR0917 - options of a command
             help="A site's own test of its noise. Repeatable.",
         ),
     ] = None,
-    opening: Annotated[
-        Files, typer.Option(metavar="FILE", help="What a site opened its data commitment with.")
-    ] = None,
+    opening: Opening = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="The page.")] = Path("report.html"),
 ) -> None:
     """Write one page for an ethics board."""
+    # Here and not above: dp-accounting takes seconds to load, and --help needs none of it.
+    from federation.audit.checking import check
+
     try:
-        checked, text = _page(
+        found = check(
             paths,
             trust=trust or (),
             receipts=receipts or (),
             closings=closings or (),
-            experiments=experiments or (),
             self_audits=self_audit or (),
             openings=opening or (),
         )
-        _write(out, text)
+        _write(out, _page(found, experiments or []))
     except FederationError as error:
         Console(stderr=True).print(Text(f"Error: {error}"), soft_wrap=True)
         raise typer.Exit(2) from error
+    checked = found.report
     verdicts = ", ".join(f"{v.site or v.path}: {v.summary}" for v in checked.verdicts)
     for problem in checked.problems:
         Console().print(Text(f"PROBLEM {problem}", style="red"), soft_wrap=True)
@@ -89,31 +82,12 @@ def report(  # noqa: PLR0913, PLR0917 - options of a command
     raise typer.Exit(0 if checked.ok else 1)
 
 
-def _page(  # noqa: PLR0913 - all but one are named
-    paths: list[Path],
-    *,
-    trust: list[str] | tuple[()],
-    receipts: list[Path] | tuple[()],
-    closings: list[Path] | tuple[()],
-    experiments: list[Path] | tuple[()],
-    self_audits: list[Path] | tuple[()],
-    openings: list[Path] | tuple[()],
-) -> "tuple[Report, str]":
-    # Here and not above: dp-accounting takes seconds to load, and --help needs none of it.
-    from federation.audit.checking import check
+def _page(checked: "Checked", experiments: list[Path]) -> str:
     from federation.audit.report import board_report
     from federation.audit.report_page import page
     from federation.audit.report_sources import read_experiments
     from federation.ledger.records import now
 
-    checked = check(
-        paths,
-        trust=trust,
-        receipts=receipts,
-        closings=closings,
-        self_audits=self_audits,
-        openings=openings,
-    )
     told = board_report(
         checked.report,
         made_at=now(),
@@ -121,7 +95,7 @@ def _page(  # noqa: PLR0913 - all but one are named
         self_audits=checked.self_audits,
         receipts=checked.num_receipts,
     )
-    return checked.report, page(told)
+    return page(told)
 
 
 def _write(path: Path, text: str) -> None:

@@ -85,7 +85,7 @@ def show(site_file: SiteFile, as_json: AsJson = False) -> None:
         )
     site = open_site(site_file)
     ledger = site.ledger
-    found = spending(site.name, ledger.policy, ledger.records, ledger.promised(""))
+    found = spending(site.name, ledger.policy, ledger.records, ledger.promised())
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
     else:

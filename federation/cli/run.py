@@ -112,16 +112,14 @@ def carry_out(  # noqa: PLR0913 - all but two are named
     """
     from federation.run import (
         approve,
-        check_experiment,
+        check_new_run,
         ingest_sites,
         open_sites,
         quote,
     )
-    from federation.training import initial_weights
 
     _require_new(out)
-    check_experiment(experiment)
-    initial_weights(experiment, folder)
+    check_new_run(experiment, folder)
     sites = open_sites(site_files)
     with show.ingest_progress() as progress:
         reports = ingest_sites(sites, progress)

@@ -80,12 +80,10 @@ def submit(
     from federation.experiment import load_experiment
     from federation.hub_folder import open_hub
     from federation.hub_runs import submit as make_folder
-    from federation.run import check_experiment
-    from federation.training import initial_weights
+    from federation.run import check_new_run
 
     opened, loaded = open_hub(hub), load_experiment(experiment)
-    check_experiment(loaded)
-    initial_weights(loaded, experiment.parent)
+    check_new_run(loaded, experiment.parent)
     folder = make_folder(opened, experiment)
     _start(opened, folder)
     if as_json and not follow:

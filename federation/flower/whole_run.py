@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from federation.flower.server_app import (
     run_rounds,
 )
 from federation.ledger.filter import BudgetPolicy, FilterState
-from federation.messages import RoundFinished, Weights
+from federation.messages import RoundFinished
 from federation.privacy.plan import PrivacyPlan, make_plan
 from federation.tracking.log import log_run
 from federation.tracking.runs import LoggedRun, TrackedModel, TrackedRun
@@ -67,8 +66,8 @@ def carry_out(  # noqa: PLR0913 - all but three are named
         StorageError: The disk is full; the run can go on.
     """
     try:
-        told, start = (keep, on_event, on_resume), partial(initial_weights, experiment, folder)
-        result = _rounds_left(experiment, grid, checkpoint, run, told, timeout_s, start)
+        told = (keep, on_event, on_resume)
+        result = _rounds_left(experiment, grid, checkpoint, run, told, timeout_s, folder)
     except RunStoppedError as stopped:
         keep(stopped.receipts)
         write_json(out / "closings.json", stopped.closings)
@@ -90,7 +89,7 @@ def _rounds_left(  # noqa: PLR0913, PLR0917 - as ``carry_out`` has them
     run: str,
     told: tuple[Keep, Watcher, _Resumed],
     timeout_s: float,
-    start: Callable[[], Weights],
+    folder: Path | None,
 ) -> RunResult:
     keep, on_event, on_resume = told
     state: RunState | None = None
@@ -115,7 +114,7 @@ def _rounds_left(  # noqa: PLR0913, PLR0917 - as ``carry_out`` has them
         grid,
         experiment_digest=experiment.digest(),
         run=run if state is None else state.run,
-        weights=start() if weights is None else weights,
+        weights=initial_weights(experiment, folder) if weights is None else weights,
         rounds=algorithm.rounds,
         min_sites=algorithm.min_sites,
         policy=experiment.cohort,

@@ -8,7 +8,7 @@ leaves, so that an auditor can hold the ledger's delta against them.
 
 import re
 from collections.abc import Iterable, Sequence
-from math import isqrt
+from math import floor, isqrt, log10
 
 _DECLARED = re.compile(r"declared bounds of subjects: (\d{1,9}) to (\d{1,9})")
 
@@ -23,6 +23,15 @@ def most_subjects(delta: float) -> int:
     while delta > 1 / found**2:
         found -= 1
     return found
+
+
+def delta_for(most: int) -> float:
+    """Return the largest power of ten that so many subjects permit.
+
+    >>> delta_for(316), delta_for(317)
+    (1e-05, 1e-06)
+    """
+    return 10.0 ** floor(log10(1 / most**2))
 
 
 def declared_bounds(low: int, high: int) -> str:

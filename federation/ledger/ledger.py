@@ -321,7 +321,7 @@ class Ledger:
         """Tell whether ``event`` could be approved now, beside what is held for others."""
         return self._current().fits(event, experiment_digest, now())
 
-    def promised(self, experiment_digest: str) -> FilterState:
+    def promised(self, experiment_digest: str = "") -> FilterState:
         """Return what was charged, and what is held for experiments other than this one."""
         return self._current().promised(experiment_digest, at=now())
 
