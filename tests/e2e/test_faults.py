@@ -394,7 +394,9 @@ class TestWhoIsLetIn:
         began = time.monotonic()
         parts.until(lambda: "waiting for the hub" in log.read_text()[before:], "the cut", 10)
         assert time.monotonic() - began < 10
-        assert "its certificate is missing, expired or revoked" in log.read_text()[before:]
+        # The hub forgets its key and the proxy its certificate; whichever the next call meets.
+        said = log.read_text()[before:]
+        assert "its certificate is missing, expired or revoked" in said or "(HTTP 401)" in said
         assert agent.wait(90) == 2
         assert self.checked(parts, SOUTH, own).count("revoked") >= 1
 
