@@ -39,7 +39,7 @@ def check(  # noqa: PLR0913 - all but one are named
     """Read what is in these files and folders, and verify it.
 
     Raises:
-        FederationError: A file is missing or is not what it was named as, or there is no ledger.
+        FederationError: A file is missing, not what it was named as, or nothing can be verified.
     """
     trusted = read_trust(trust) if trust else None
     found = find_sources(paths, receipts=receipts, closings=closings)

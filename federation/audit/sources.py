@@ -67,7 +67,7 @@ def find_sources(
         receipts, closings: Files that were named as such.
 
     Raises:
-        FederationError: A folder cannot be read or is too large, or there is no ledger in any.
+        FederationError: A folder cannot be read or is too large, or there is nothing to verify.
     """
     found = Sources(receipts=list(receipts), closings=list(closings))
     for path in paths:
@@ -79,11 +79,11 @@ def find_sources(
             found.ledgers.append(path)
     for files in (found.ledgers, found.receipts, found.closings):
         _keep_different(files)
-    if not found.ledgers:
+    if not (found.ledgers or found.receipts or found.closings):
         raise FederationError(
             f"There is no ledger ({LEDGER} or NAME.{LEDGER}) in "
-            f"{', '.join(map(str, paths))}, but {len(found.receipts)} {RECEIPTS} and "
-            f"{len(found.closings)} {CLOSINGS}. Ask the sites for their ledgers."
+            f"{', '.join(map(str, paths))}, nor {RECEIPTS} or {CLOSINGS}. Ask the sites for their "
+            "ledgers."
         )
     return found
 

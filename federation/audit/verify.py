@@ -23,6 +23,7 @@ from federation.audit.openings import unmatched as unmatched_openings
 from federation.audit.replay import Replay, replay_file
 from federation.audit.self_audits import match_self_audits
 from federation.audit.state import counted
+from federation.audit.unheld import Unheld, unheld
 from federation.ledger.bounds import highest_declared, most_subjects
 from federation.ledger.closings import Closing
 from federation.ledger.filter import BudgetPolicy
@@ -136,11 +137,15 @@ class Report:
     verdicts: tuple[Verdict, ...]
     problems: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    unheld: tuple[Unheld, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Tell whether every ledger is verified and is the one that its site's receipts name."""
-        return not self.problems and all(verdict.ok for verdict in self.verdicts)
+        """Tell whether every ledger is verified and is the one that its site's receipts name.
+
+        Without a ledger nothing is: receipts show what left, not what was charged.
+        """
+        return bool(self.verdicts) and not self.problems and all(v.ok for v in self.verdicts)
 
     def to_json(self) -> dict[str, Any]:
         """Return the versioned JSON object that ``cohortium audit verify --json`` prints."""
@@ -150,6 +155,7 @@ class Report:
             "problems": list(self.problems),
             "notes": list(self.notes),
             "ledgers": [verdict.to_json() for verdict in self.verdicts],
+            "unheld": [one.to_json() for one in self.unheld],
         }
 
 
@@ -183,7 +189,7 @@ def verify_ledgers(  # noqa: PLR0913 - all but one are named
     """Check ledgers together.
 
     A receipt of a given site that belongs to another ledger is a problem: the site's ledger was
-    replaced. Statements of sites whose ledger was not given are noted as not checked.
+    replaced. Statements of sites whose ledger was not given are checked for themselves alone.
 
     Args:
         self_audits: What sites' own tests of their noise said; it stands beside what is shown.
@@ -201,15 +207,16 @@ def verify_ledgers(  # noqa: PLR0913 - all but one are named
     for replay in given:
         check_statements(replay, about(replay, said))
     gone, notes = check_heads(given, said, sound)
-    problems, passed_over = _strangers(given, said, sound)
+    problems, strangers = _strangers(given, said, sound)
+    alone, twice = unheld(strangers, trust)
     audits, violations, unmatched = match_self_audits(given, self_audits)
     found = [opened(replay, openings) for replay in given]
     of_each = zip(replays.items(), audits, found, strict=True)
     verdicts = tuple(_judge(*item, trust, seen, told) for item, seen, told in of_each)
     closed = [text for pair in zip(given, found, strict=True) for text in problems_of(*pair)]
-    problems = [*problems, *violations, *closed]
-    passed_over = [*passed_over, *unmatched, *unmatched_openings(given, openings)]
-    return Report(verdicts, (*between, *gone, *problems), (*notes, *passed_over))
+    problems = [*between, *gone, *problems, *twice, *violations, *closed]
+    notes += [*(one.told for one in alone), *unmatched, *unmatched_openings(given, openings)]
+    return Report(verdicts, tuple(problems), tuple(notes), tuple(alone))
 
 
 def _compare_ledgers(replays: Sequence[Replay]) -> None:
@@ -240,24 +247,26 @@ def _forked(one: Replay, other: Replay) -> bool:
 
 
 def _strangers(
-    replays: Sequence[Replay], said: Iterable[Statement], sound: Sequence[Replay]
-) -> tuple[list[str], list[str]]:
-    """Return what is wrong with statements about none of the ledgers, and what was not checked."""
+    replays: Sequence[Replay], statements_: Iterable[Statement], sound: Sequence[Replay]
+) -> tuple[list[str], list[Statement]]:
+    """Return what is wrong with statements about none of the ledgers, and those of other sites."""
     sites = {replay.site for replay in sound}
     ledgers = {replay.genesis.hash for replay in sound if replay.genesis}
-    strange = [s for s in said if not any(about(replay, [s]) for replay in replays)]
+    strange = [s for s in statements_ if not any(about(replay, [s]) for replay in replays)]
     problems = [f"{s.name}: it is not validly signed" for s in strange if not s.valid]
-    notes = []
-    kinds = Counter((s.kind, s.of.site, s.of.ledger in ledgers) for s in strange if s.valid)
-    for (kind, site, names_one), count in kinds.items():
-        if site in sites or names_one:
-            problems.append(
-                f"{counted(count, kind)} of {site}: of another ledger than the one given; it was "
-                "replaced or started anew, or somebody else signs under its name"
-            )
+    others: list[Statement] = []
+    kinds: Counter[tuple[str, str, bool]] = Counter()
+    for said in (s for s in strange if s.valid):
+        if said.of.site in sites or said.of.ledger in ledgers:
+            kinds[said.kind, said.of.site, said.of.ledger in ledgers] += 1
         else:
-            notes.append(f"{counted(count, kind)} of {site} not checked: its ledger was not given")
-    return problems, notes
+            others.append(said)
+    for (kind, site, _), count in kinds.items():
+        problems.append(
+            f"{counted(count, kind)} of {site}: of another ledger than the one given; it was "
+            "replaced or started anew, or somebody else signs under its name"
+        )
+    return problems, others
 
 
 def _judge(

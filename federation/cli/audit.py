@@ -32,7 +32,8 @@ A trust file has one site a line, as each site told you itself:
   hospital-a SHA256:Zmh6rfhivXdsj8GLjp+OIAiXFIVu4jOzkCpZHQ1fKSU
 
 Receipts and closings are the JSON lists that a run leaves beside its model. Without them a site
-could leave out its newest records unnoticed; from the site itself they are worth nothing.
+could leave out its newest records unnoticed; from the site itself they are worth nothing. By
+themselves (a hub's folder holds no ledger) they show what left, and the exit status is 1.
 
 \b
 Each claim of a ledger is one of
@@ -41,7 +42,7 @@ Each claim of a ledger is one of
   asserted      somebody says so
   contradicted  it is not so
 
-Exit status: 0 verified; 1 contradicted, or no --trust; 2 the command cannot be run as given.
+Exit status: 0 verified; 1 contradicted, no ledger, or no --trust; 2 the command cannot be run.
 """
 
 

@@ -70,6 +70,11 @@ def report(  # noqa: PLR0913, PLR0917 - options of a command
             self_audits=self_audit or (),
             openings=opening or (),
         )
+        if not found.found.ledgers:
+            raise FederationError(
+                f"{found.found.told or 'These are no ledgers.'} A report is made from ledgers: ask "
+                "the sites for theirs. 'cohortium audit verify' checks receipts by themselves."
+            )
         _write(out, _page(found, experiments or []))
     except FederationError as error:
         Console(stderr=True).print(Text(f"Error: {error}"), soft_wrap=True)

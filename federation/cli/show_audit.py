@@ -21,7 +21,8 @@ def show(report: Report, found: Sources) -> None:
     console = Console()
     if found.told:
         console.print(Text(found.told), soft_wrap=True)
-    console.print(_table(report.verdicts))
+    if report.verdicts:
+        console.print(_table(report.verdicts))
     for start in range(0, len(report.verdicts), _LEDGERS_ABREAST):
         console.print(_claims(report.verdicts[start : start + _LEDGERS_ABREAST]))
     for verdict in report.verdicts:
@@ -92,6 +93,15 @@ def _name(verdict: Verdict) -> str:
 
 
 def _conclusion(report: Report) -> str:
+    if not report.verdicts:
+        return "\n".join(
+            (
+                "Receipts and closings show what left, not all that was charged, nor what permitted"
+                " it.",
+                *(["Contradicted: do not rely on them."] if report.problems else []),
+                "No ledger was given, so no epsilon was recomputed: ask the sites for theirs.",
+            )
+        )
     lines = [
         "The guarantee is the limit (epsilon @ delta); filter and dp-acc. say how near it is.",
         "* PLD: epsilon if nothing had been chosen adaptively.",

@@ -19,6 +19,7 @@ class Book:
         public_key: Of the key that signs from here on, hex.
         keys: Every key that ever signed.
         rotated: Record that put the newest of them in force.
+        heads: Hashes of the releases: what receipts say of how far the ledger had come.
         approvals: The newest of each experiment, ended ones, too.
         runs: Experiment of each run that took up an approval.
         closings: Closing record of each run that ended.
@@ -37,6 +38,7 @@ class Book:
     charges: dict[RoundKey, Charge] = field(default_factory=dict)
     charged: set[int] = field(default_factory=set)
     releases: dict[int, Record] = field(default_factory=dict)
+    heads: set[str] = field(default_factory=set)
     losses: set[int] = field(default_factory=set)
     refused: set[tuple[RoundKey, str]] = field(default_factory=set)
     closings: dict[str, Record] = field(default_factory=dict)
@@ -152,6 +154,7 @@ class Book:
 
     def _release(self, record: Record) -> None:
         self.releases[self._charge_of(record)] = record
+        self.heads.add(record.hash)
 
     def _loss(self, record: Record) -> None:
         self.losses.add(self._charge_of(record))

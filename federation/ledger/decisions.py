@@ -1,16 +1,21 @@
 """Whether a site's ledger says yes, and the words in which it says no. Nothing is written here."""
 
+from collections.abc import Mapping
+
 from federation.errors import Refused
 from federation.ledger.book import Book
 from federation.ledger.entries import Approval, Charge, Terms, Work
 from federation.ledger.filter import Unprotected
 
 
-def why_refused(book: Book, work: Work, at: str, *, foreseen: bool = True) -> Refused | None:
+def why_refused(
+    book: Book, work: Work, at: str, *, heads: Mapping[str, str], foreseen: bool = True
+) -> Refused | None:
     """Return the refusal of this work, or None if it may be charged or sent again.
 
     Args:
         at: The present time, as records have it.
+        heads: By site, the newest head that the hub has a receipt for.
         foreseen: Whether the experiment has this round, and as many attempts at it.
     """
     earlier = book.charges.get(work.key)
@@ -19,10 +24,28 @@ def why_refused(book: Book, work: Work, at: str, *, foreseen: bool = True) -> Re
     refusal = why_not_reserved(book, work.experiment_digest, work.key.run, at)
     if refusal is not None:
         return refusal
-    refusal = _why_not_charged(book, book.approvals[work.experiment_digest], work)
+    refusal = why_behind(book, heads)
+    refusal = refusal or _why_not_charged(book, book.approvals[work.experiment_digest], work)
     if refusal is None and not foreseen:
         return Refused("approval_used_up", "the experiment has no such round, or fewer retries")
     return refusal
+
+
+def why_behind(book: Book, heads: Mapping[str, str]) -> Refused | None:
+    """Return the refusal of a hub that has seen of this ledger what it does not hold.
+
+    Nothing is locked by it: a head is no more than the hub's word, and its receipts are not here.
+    """
+    head = heads.get(book.genesis.body["site"])
+    if head is None or head in book.heads:
+        return None
+    return Refused(
+        "behind",
+        f"the hub shows a head of this site's ledger, {head}, that the ledger does not hold: it is "
+        "an older copy, or the hub is wrong. Restore the newest copy; if there is none, ask the "
+        "hub for the run's receipts and closings: 'cohortium site recover SITE.yaml --receipts "
+        "receipts.json --closings closings.json' spends what was forgotten",
+    )
 
 
 def why_not_reserved(book: Book, experiment_digest: str, run: str, at: str) -> Refused | None:

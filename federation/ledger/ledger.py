@@ -199,20 +199,21 @@ class Ledger:
         """Charge one round, durably, before protected data is opened.
 
         Args:
-            heads: By site, what the hub shows of the others' ledgers.
+            heads: By site, the newest head that the hub has a receipt for, this site's too.
             foreseen: Whether the experiment has this round and attempt.
 
         Raises:
             Refused: ``not_approved`` (no approval, or not of this plan and event, or expired),
                 ``approval_used_up``, ``budget``, ``equivocation`` (the key came before with other
                 content), ``lost`` (charged before, never released: the hub needs a new attempt).
-                Recorded, once per key and code. ``behind``: this ledger is an older copy.
+                Recorded, once per key and code. So is ``behind`` where the hub shows a head that
+                is not here; where the mark does, nothing is recorded.
         """
         work = Work(key, request_digest, experiment_digest, plan_digest, event)
         with self.chain.locked() as book:
             self.require_current()
             at = now()
-            refusal = why_refused(book, work, at, foreseen=foreseen)
+            refusal = why_refused(book, work, at, heads=heads or {}, foreseen=foreseen)
             if refusal is not None:
                 self._record_refusal(book, work, refusal.code, work)
                 raise refusal

@@ -6,6 +6,7 @@ from federation.canonical import canonical_json
 from federation.errors import LedgerError, Refused
 from federation.ledger.book import Book
 from federation.ledger.closings import Closing
+from federation.ledger.decisions import why_behind
 from federation.ledger.filter import BudgetPolicy, FilterState
 from federation.ledger.high_water import behind
 from federation.ledger.keys import SiteKey
@@ -34,7 +35,8 @@ def conclude(
         The same signed statement for the same request.
 
     Raises:
-        Refused: ``not_approved``: no such run; ``equivocation``: closed with other content.
+        Refused: ``not_approved``: no such run; ``equivocation``: closed with other content;
+            ``behind``: the hub has a head of this ledger that it does not hold.
         LedgerError: It was closed before, under a key that was replaced since.
     """
     body = {
@@ -50,6 +52,9 @@ def conclude(
             approval = book.open_approval(experiment_digest)
             if approval is None or approval.run != run:
                 raise Refused("not_approved", "no such run is open here")
+            refusal = why_behind(book, heads)
+            if refusal is not None:
+                raise refusal
             record = ledger.chain.append("closing", body)
         if dict(record.body) != body:
             raise Refused("equivocation", "the run was closed with other content")

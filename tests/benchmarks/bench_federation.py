@@ -143,7 +143,8 @@ def connected_grid(folder: Path, names: Sequence[str] = NAMES) -> Iterator[HubGr
         program = [sys.executable, "-m", "tests.benchmarks.federation_site", str(hub.path)]
         with running([[*program, n] for n in names], environment(hub), folder / "sites.log"):
             wait_until_online(hub, names)
-            yield HubGrid(acquired_grid(hub), hub.nodes, hub.key, valid_s=600.0)
+            with acquired_grid(hub) as grid:
+                yield HubGrid(grid, hub.nodes, hub.key, valid_s=600.0)
 
 
 def over_the_network(folder: Path, size: int, rounds: int) -> list[float]:
@@ -172,7 +173,8 @@ def stock_flower(folder: Path, size: int, rounds: int) -> list[float]:
         commands = [_supernode(hub, folder, name) for name in NAMES]
         with running(commands, env, folder / "sites.log"):
             wait_until_online(hub)
-            return stock_round_seconds(acquired_grid(hub), weights_of(size), rounds)
+            with acquired_grid(hub) as grid:
+                return stock_round_seconds(grid, weights_of(size), rounds)
 
 
 def main() -> None:

@@ -3,6 +3,8 @@
 import hashlib
 import itertools
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord
@@ -14,6 +16,7 @@ from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullTaskInputRequest
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from flwr.supercore.control.control_http_client import ControlHttpClient
+from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
 from flwr.supercore.interceptors import (
     RuntimeVersionHttpInterceptor,
     SuperExecAuthHttpInterceptor,
@@ -72,8 +75,12 @@ def stock_round_seconds(grid: Grid, weights: dict[str, Any], rounds: int) -> lis
     return [after - before for before, after in itertools.pairwise(times)]
 
 
-def acquired_grid(hub: HubFolder) -> Grid:
-    """Start a run at the SuperLink, take its task as a SuperExec would, and return its grid."""
+@contextmanager
+def acquired_grid(hub: HubFolder) -> Iterator[Grid]:
+    """Start a run at the SuperLink, take its task as a SuperExec would, and give its grid.
+
+    Like ``flwr-serverapp`` it sends heartbeats: after half a minute without one the run is over.
+    """
     address, ca = f"127.0.0.1:{hub.config.link_port}", (hub.path / "ca.crt").read_bytes()
     fab = build_fab_from_files({"pyproject.toml": PROJECT, "bench_app.py": STOCK})[0]
     with ControlHttpClient.from_server_address(address, False, ca, []) as control:
@@ -95,4 +102,9 @@ def acquired_grid(hub: HubFolder) -> Grid:
     TaskIdentity.run_id = given.run.run_id
     TaskIdentity.node_id = given.context.node_id
     grid.set_run(run_from_proto(given.run))
-    return grid
+    heart = HeartbeatSender(make_task_heartbeat_fn_http(grid._runtime_client))
+    heart.start()
+    try:
+        yield grid
+    finally:
+        heart.stop()

@@ -1,13 +1,11 @@
 """OME-Zarr behind http and S3: real servers on this machine's loopback, and servers that fail."""
 
 import datetime
-import functools
-import http.server
 import ipaddress
 import socket
 import ssl
-import threading
 import time
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -22,49 +20,23 @@ from data_adapters.ome_zarr_images import Wanted, open_image
 from data_adapters.reasons import Unusable
 from data_adapters.sources import OmeZarrSource
 from data_adapters.zarr_places import Place
+from tests.data_adapters.http_stores import serving
 from tests.data_adapters.stores import whole, write_image, write_labels
 
 IMAGE = np.arange(4 * 6 * 8, dtype=np.uint16).reshape(4, 6, 8)
 LABELS = (IMAGE % 2).astype(np.uint8)
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder; an answer of another kind where the test asks for one."""
-
-    answer: int | None = None
-
-    def do_GET(self):
-        if self.answer is None:
-            super().do_GET()
-        else:
-            self.send_error(self.answer)
-
-    do_HEAD = do_GET
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def serve(tmp_path):
     """Serve the folder of this test; returns its URL."""
-    servers = []
+    with ExitStack() as stack:
 
-    def start(answer=None, context=None):
-        handler = type("Handler", (Quiet,), {"answer": answer})
-        server = http.server.ThreadingHTTPServer(
-            ("127.0.0.1", 0), functools.partial(handler, directory=tmp_path / "served")
-        )
-        if context is not None:
-            server.socket = context.wrap_socket(server.socket, server_side=True)
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        return f"http://127.0.0.1:{server.server_port}"
+        def start(answer=None, context=None):
+            folder = tmp_path / "served"
+            return stack.enter_context(serving(folder, answer=answer, context=context))
 
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+        yield start
 
 
 @pytest.fixture

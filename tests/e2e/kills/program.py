@@ -28,6 +28,7 @@ from federation.software import software_digest
 from federation.training import initial_weights, require_trainable
 from tests.e2e.kills.boundaries import Boundaries, Point
 from tests.e2e.kills.oracle import PHASES, Kept, Left, judge, judge_in_the_end, phase
+from tests.e2e.kills.recorder import Recorder
 from tests.e2e.kills.site import RUN, Witness, answer
 from tests.experiments import tiny_experiment
 from tests.federation.ledger.second_verifier import second_verifier
@@ -78,9 +79,11 @@ class Trials:
         in_child(self._prepare)
         self.trust = open_site(self.site_file).key.fingerprint
         self.witness.touch()
+        self.recorder = Recorder(self.witness)
         self.keep("fresh")
         # Once in this process, so that its children have imported and read everything.
         self.answer(Boundaries(), attempt=1, updates=1)
+        self.recorder.drain()
         assert "tensorstore" not in sys.modules, "it does not survive a fork"
         self.put_back("fresh")
         gc.freeze()
@@ -138,9 +141,16 @@ class Trials:
 
     def answer(self, boundaries: Boundaries, *, attempt: int, updates: int) -> None:
         """Be the site."""
-        witness = Witness(self.witness, boundaries, pause_s=0.003 if self.slowly else 0.0)
-        work_s = 0.02 if self.slowly else 0.0
-        answer(self.site_file, witness, self.asked, attempt=attempt, updates=updates, work_s=work_s)
+        pause_s, work_s = (0.003, 0.02) if self.slowly else (0.0, 0.0)
+        with Witness(self.recorder.address, boundaries, pause_s) as witness:
+            answer(
+                self.site_file,
+                witness,
+                self.asked,
+                attempt=attempt,
+                updates=updates,
+                work_s=work_s,
+            )
 
     def ask(
         self,
@@ -180,6 +190,7 @@ class Trials:
             os.close(come)
             if patience_s is None:
                 os.close(gone)
+            self.recorder.drain()
 
     @property
     def points(self) -> list[str]:
@@ -282,6 +293,7 @@ def main() -> None:
     require_trainable(EXPERIMENT)
     trials = Trials(folder)
     found = at_every_point(trials) if how == "points" else at_random(trials, int(sys.argv[3]))
+    trials.recorder.stop()
     phases = {name: trials.phases[name] for name in PHASES}
     sys.stdout.write(json.dumps({**found, "phases": phases, "wrong": trials.wrong}) + "\n")
 

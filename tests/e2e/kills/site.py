@@ -1,12 +1,11 @@
 """A site as a process of its own that is killed: everything is real but the training itself.
 
 What stands in for it draws noise of the update's shape from the real source, so that a round takes
-milliseconds. A witness, a file that is no part of the site, gets what the site sends, and a line
-when protected data would be opened.
+milliseconds. What it sends, and a line when protected data would be opened, goes over a socket to a
+recorder in another process, see ``recorder.py``.
 """
 
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,25 +17,32 @@ from federation.errors import Refused
 from federation.messages import TrainReply, TrainRequest, Weights
 from federation.site import open_site
 from tests.e2e.kills.boundaries import Boundaries
+from tests.e2e.kills.recorder import connected
 
 RUN = "ab" * 16
 PIECES = 8
 
 
 class Witness:
-    """Writes down what leaves, in pieces as a network takes it.
+    """Sends what leaves to the recorder, in pieces as a network takes it.
 
     Args:
         pause_s: Between two pieces.
     """
 
-    def __init__(self, path: Path, boundaries: Boundaries, pause_s: float) -> None:
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
-        self._write, self._boundaries, self._pause_s = boundaries.write, boundaries, pause_s
+    def __init__(self, recorder: Path, boundaries: Boundaries, pause_s: float) -> None:
+        self._wire = connected(recorder)
+        self._boundaries, self._pause_s = boundaries, pause_s
+
+    def __enter__(self) -> "Witness":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._wire.close()
 
     def note(self, what: str, **more: object) -> None:
         line = json.dumps({"what": what, **more}).encode() + b"\n"
-        self._boundaries.around(f"note {what}", lambda: self._write(self._descriptor, line))
+        self._boundaries.around(f"note {what}", lambda: self._wire.sendall(line))
 
     def send(self, attempt: int, reply: TrainReply) -> None:
         receipt = json.dumps(dict(reply.receipt))
@@ -51,7 +57,7 @@ class Witness:
     def _put(self, message: bytes) -> None:
         size = -(-len(message) // PIECES)
         for start in range(0, len(message), size):
-            self._write(self._descriptor, message[start : start + size])
+            self._wire.sendall(message[start : start + size])
             time.sleep(self._pause_s)
 
 

@@ -229,3 +229,18 @@ def test_the_boards_report_is_a_command_beside(site, files, tmp_path):
     assert done.exit_code == 0, done.output
     assert "hospital-a: verified" in done.output
     assert "<!doctype html>" in (tmp_path / "report.html").read_text().lower()
+
+
+def test_receipts_alone_are_checked_and_verify_nothing(site, files, tmp_path):
+    """What a hub's folder holds: what left, kept by somebody else than the sites."""
+    held = tmp_path / "hub"
+    held.mkdir()
+    for name in ("receipts.json", "closings.json"):
+        (tmp_path / name).rename(held / name)
+    result = verify(held, *files[1:3])
+    assert result.exit_code == 1, result.output
+    assert "0 ledgers, 1 receipts file, 1 closings file" in result.output
+    assert f"signed ({site.key.fingerprint}, a key that you trust)" in result.output
+    assert "No ledger was given, so no epsilon was recomputed" in result.output
+    (one,) = json.loads(verify(held, *files[1:3], "--json").output)["unheld"]
+    assert one["standing"] == "signed" and one["receipts"] == len(site.receipts)

@@ -41,7 +41,7 @@ def test_a_receipt_by_a_stranger_that_names_the_ledger_is_found_and_accuses_nobo
     assert "somebody else signs" in beside(site, receipts=[*site.receipts, forged])
 
 
-def test_receipts_of_a_site_whose_ledger_was_not_given_are_noted_as_not_checked(
+def test_receipts_of_a_site_whose_ledger_was_not_given_are_checked_for_themselves(
     site, make_site, tmp_path
 ):
     other = make_site(tmp_path / "b", site="lab")
@@ -51,7 +51,46 @@ def test_receipts_of_a_site_whose_ledger_was_not_given_are_noted_as_not_checked(
     assert together.ok and not together.notes
     alone = verify_ledgers([site.path], trust=trust, receipts=both)
     assert alone.ok
-    assert alone.notes == ("3 receipts of lab not checked: its ledger was not given",)
+    (note,) = alone.notes
+    assert note.startswith(f"3 receipts of lab: signed ({other.key.fingerprint}, a key that you ")
+    assert note.endswith("not held against its ledger, which was not given")
+    (lab,) = verify_ledgers([site.path], trust=site.trust, receipts=both).unheld
+    assert (lab.site, lab.standing, lab.receipts, lab.closings) == ("lab", "asserted", 3, 0)
+
+
+class TestWithoutAnyLedger:
+    """A hub's folder holds receipts and closings, and no ledger."""
+
+    def test_nothing_is_verified_and_every_signature_is_checked(self, site):
+        held = {"receipts": site.receipts, "closings": site.closings}
+        report = verify_ledgers([], trust=site.trust, **held)
+        assert not report.ok and not report.problems
+        (one,) = report.unheld
+        counts = (len(site.receipts), len(site.closings))
+        assert (one.receipts, one.closings) == counts and min(counts) > 0
+        assert one.standing == "signed" and one.ledger == site.receipts[0].ledger
+        assert report.to_json()["unheld"] == [one.to_json()]
+
+    def test_a_name_is_held_against_the_trust_file(self, site):
+        name, key = site.receipts[0].site, site.key.fingerprint
+        for trust, standing in (
+            ({name: key}, "signed"),
+            ({key: key}, "signed"),
+            ({"another": key}, "asserted"),
+            ({name: "SHA256:" + "a" * 43}, "asserted"),
+            (None, "asserted"),
+        ):
+            (one,) = verify_ledgers([], trust=trust, receipts=site.receipts).unheld
+            assert one.standing == standing
+
+    def test_a_bad_signature_and_two_updates_for_one_charge_are_found(self, site):
+        forged = dataclasses.replace(site.receipts[0], round=7)
+        assert "not validly signed" in verify_ledgers([], receipts=[forged]).problems[0]
+        other = {"update_digest": digest("another"), "charge_seq": 99}
+        again = dataclasses.replace(site.receipts[0], **other).signed(site.key)
+        report = verify_ledgers([], trust=site.trust, receipts=[*site.receipts, again])
+        (problem,) = report.problems
+        assert "signed another update under this key" in problem
 
 
 def test_a_ledger_under_another_key_in_place_of_the_one_that_receipts_name_is_found(

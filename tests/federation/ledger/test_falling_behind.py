@@ -218,3 +218,50 @@ def test_a_receipt_in_the_outbox_shows_an_older_copy_also_where_the_update_was_d
     world.ledger = Ledger.open(world.ledger.path, world.key, recovering=True)
     assert recover(world.ledger, by="a", reason="b").spends.steps == {(0.25, 1.575): 15}
     assert missing(world.reopened()) is None
+
+
+class TestItsOwnHeadAsTheHubShowsIt:
+    """Neither mark nor outbox came through: what a run's hub has seen still tells the site."""
+
+    @pytest.fixture
+    def shown(self, world):
+        world.approve(charges=3)
+        before = world.ledger.path.read_bytes()
+        receipt = world.ledger.release(world.charge(), b"update")
+        older(world, before, outbox=False)
+        world.ledger = world.reopened()
+        return receipt
+
+    def test_one_that_the_ledger_does_not_hold_stops_the_round_before_its_charge(
+        self, world, shown
+    ):
+        heads = {world.ledger.site: shown.head_after}
+        for _ in range(2):
+            with pytest.raises(Refused, match="an older copy, or the hub is wrong") as refused:
+                world.charge(2, heads=heads)
+            assert refused.value.code == "behind"
+        assert world.kinds() == ["genesis", "approval", "refusal"]
+        assert verify_ledger(world.ledger.path, trust={world.key.fingerprint}).ok
+        assert world.reopened().head == world.ledger.head
+
+    def test_another_hub_is_served_and_a_recovery_pays(self, world, shown):
+        world.charge(2, heads={"somebody-else": shown.head_after})
+        recover(world.ledger, by="a", reason="b", receipts=[shown])
+        told = verify_ledger(world.ledger.path, trust={world.key.fingerprint}, receipts=[shown])
+        assert told.ok
+        assert world.ledger.state.covers(FilterState().after_all([world.event] * 2))
+
+    def test_nor_is_the_run_closed_with_it(self, world, shown):
+        world.charge(2)
+        heads = {world.ledger.site: shown.head_after}
+        with pytest.raises(Refused) as refused:
+            conclude(world.ledger, "run-1", digest("experiment"), heads=heads, model_digest=None)
+        assert refused.value.code == "behind"
+        assert closed(world).verify()
+
+    def test_one_that_it_holds_is_as_good_as_none(self, world):
+        world.approve(charges=3)
+        receipt = world.ledger.release(world.charge(), b"update")
+        heads = {world.ledger.site: receipt.head_after}
+        again = world.ledger.release(world.charge(2, heads=heads), b"update")
+        assert world.reopened().book.heads == {receipt.head_after, again.head_after}
