@@ -5,7 +5,7 @@ the same rule that will admit or refuse the charges. Torch-free; no data is open
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import inf
 from typing import Any
 
@@ -13,7 +13,6 @@ from federation.ledger.filter import (
     MAX_STEPS,
     NOISE_MULTIPLIER_RANGE,
     BudgetPolicy,
-    Event,
     FilterState,
     PoissonGaussian,
     calibrate_noise_multiplier,
@@ -55,11 +54,13 @@ class Point:
             sampling rate, or the epsilon wanted.
         epsilon: What the run would cost; None where no noise is enough.
         noise_multiplier: Of the run.
+        fits: Whether the site's filter would admit it now, beside what was spent and promised.
     """
 
     value: float
     epsilon: float | None
     noise_multiplier: float | None
+    fits: bool
 
 
 @dataclass(frozen=True)
@@ -145,10 +146,10 @@ def forecast(plan: PrivacyPlan, budget: Budget) -> Forecast:
             steps=whole.steps,
             spent=budget.approved,
         ),
-        by_rounds=tuple(_by_rounds(event, plan.charges, policy)),
-        by_noise=tuple(_by_noise(whole, policy)),
-        by_sampling_rate=tuple(_by_sampling_rate(whole, policy)),
-        noise_for=tuple(_noise_for(whole, policy)),
+        by_rounds=tuple(_by_rounds(event, plan.charges, budget)),
+        by_noise=tuple(_by_noise(whole, budget)),
+        by_sampling_rate=tuple(_by_sampling_rate(whole, budget)),
+        noise_for=tuple(_noise_for(whole, budget)),
     )
 
 
@@ -176,34 +177,38 @@ def without_infinity(value: Any) -> Any:
     return None if value == inf else value
 
 
-def _epsilon(policy: BudgetPolicy, event: Event) -> float:
-    return FilterState().after(event).spent_epsilon(policy)
+def _point(value: float, run: PoissonGaussian, budget: Budget) -> Point:
+    epsilon = FilterState().after(run).spent_epsilon(budget.policy)
+    fits = budget.promised.admits(budget.policy, run)
+    return Point(value, epsilon, run.noise_multiplier, fits)
 
 
-def _by_rounds(event: PoissonGaussian, charges: int, policy: BudgetPolicy) -> Iterator[Point]:
+def _by_rounds(event: PoissonGaussian, charges: int, budget: Budget) -> Iterator[Point]:
     for rounds in sorted({max(1, round(charges * share)) for share in SHARES_OF_ROUNDS}):
-        epsilon = _epsilon(policy, event.times(rounds))
-        yield Point(rounds, epsilon, event.noise_multiplier)
+        yield _point(rounds, event.times(rounds), budget)
 
 
-def _by_noise(whole: PoissonGaussian, policy: BudgetPolicy) -> Iterator[Point]:
+def _by_noise(whole: PoissonGaussian, budget: Budget) -> Iterator[Point]:
     for factor in FACTORS_OF_NOISE:
         noise = max(NOISE_MULTIPLIER_RANGE[0], round(whole.noise_multiplier * factor, 3))
-        changed = PoissonGaussian(whole.sampling_rate, noise, whole.steps)
-        yield Point(noise, _epsilon(policy, changed), noise)
+        yield _point(noise, replace(whole, noise_multiplier=noise), budget)
 
 
-def _by_sampling_rate(whole: PoissonGaussian, policy: BudgetPolicy) -> Iterator[Point]:
+def _by_sampling_rate(whole: PoissonGaussian, budget: Budget) -> Iterator[Point]:
     rates = {min(1.0, whole.sampling_rate * factor) for factor in FACTORS_OF_SAMPLING}
     for rate in sorted(rates):
-        changed = PoissonGaussian(rate, whole.noise_multiplier, whole.steps)
-        yield Point(rate, _epsilon(policy, changed), whole.noise_multiplier)
+        yield _point(rate, replace(whole, sampling_rate=rate), budget)
 
 
-def _noise_for(whole: PoissonGaussian, policy: BudgetPolicy) -> Iterator[Point]:
+def _noise_for(whole: PoissonGaussian, budget: Budget) -> Iterator[Point]:
+    policy = budget.policy
     for wanted in sorted({*WANTED, policy.epsilon}):
         noise = _noise(BudgetPolicy.of(wanted, policy.delta), whole.sampling_rate, whole.steps)
-        yield Point(wanted, wanted if noise else None, noise)
+        if noise is None:
+            yield Point(wanted, None, None, fits=False)
+        else:
+            run = replace(whole, noise_multiplier=noise)
+            yield Point(wanted, wanted, noise, budget.promised.admits(policy, run))
 
 
 def _noise(

@@ -366,8 +366,12 @@ def _policy(data: SiteData, findings: _Findings) -> None:
         findings.tells(f"Experiments without any privacy may run on these data{because}.")
         if data.is_ingested("protected"):
             _tell(findings, data.require_no_people)
-    if data.config.policy.release_counts == "exact":
-        findings.tells("The exact number of subjects leaves this site (release_counts: exact).")
+    how = data.config.policy.release_counts
+    if how != "withheld":
+        findings.tells(
+            f"The number of subjects leaves this site (release_counts: {how}): epsilon does not "
+            "cover that somebody is among them."
+        )
     if data.config.high_water_mark is None:
         findings.tells(
             "There is no high-water mark: this site cannot tell by itself that its ledger was "

@@ -37,6 +37,7 @@ from federation.training import (
     require_trainable,
     train_locally,
 )
+from federation.usage import remember_model
 from models.errors import ModelError
 from models.weights import weights_to_bytes
 
@@ -139,13 +140,17 @@ class LocalRounds:
             Refused: ``not_approved``, ``equivocation``.
         """
         with self._failures_stay_here("close"):
-            closing = conclude(
-                self._site.ledger,
-                request.run,
-                request.experiment_digest,
-                heads=request.heads,
-                model_digest=request.model_digest,
-            )
+            try:
+                closing = conclude(
+                    self._site.ledger,
+                    request.run,
+                    request.experiment_digest,
+                    heads=request.heads,
+                    model_digest=request.model_digest,
+                )
+            except Refused:
+                remember_model(self._site, request.run, request.model_digest)
+                raise
         return CloseReply(closing.to_json())
 
     def _approved(self, experiment_digest: str, now: Ingested) -> Experiment:

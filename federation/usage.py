@@ -1,10 +1,16 @@
 """Which runs have used a site's data, from its ledger. For the site's own screen."""
 
+import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from federation.files import write_atomically
 from federation.site import Site
+
+# Beside the ledger, which closes no run that was withdrawn.
+_TOLD = "models_of_withdrawn_runs.json"
 
 
 @dataclass(frozen=True)
@@ -13,7 +19,7 @@ class UsedBy:
 
     Attributes:
         runs: Runs that were charged, with the number of updates that left in each.
-        models: Digest of the model that each run ended with, where it was closed and the hub said.
+        models: Digest of the model that each run ended with, where the hub has said.
         on_earlier_data: It was approved on data older than those before this exclusion.
     """
 
@@ -44,7 +50,32 @@ def used_by(site: Site, experiment_digest: str) -> UsedBy:
 
 
 def models_of(site: Site, runs: Iterable[str]) -> dict[str, str]:
-    """Return the digests of the models of those runs that were closed with one."""
+    """Return the digests of the models that those runs ended with, as far as the hub has said."""
     closings = site.ledger.book.closings
     ended = {run: closings[run].body["model_digest"] for run in runs if run in closings}
+    told = _told(site)
+    ended |= {run: told[run] for run in runs if run in told}
     return {run: model for run, model in ended.items() if model is not None}
+
+
+def remember_model(site: Site, run: str, model_digest: str | None) -> None:
+    """Keep what a hub says of the end of a run whose approval was withdrawn here.
+
+    The run went on without this site, from updates that had left before. The first word stands.
+    """
+    told = _told(site)
+    if model_digest is not None and run in site.ledger.book.withdrawn and run not in told:
+        text = json.dumps({**told, run: model_digest}, indent=1)
+        write_atomically(_path(site), text.encode() + b"\n")
+
+
+def _told(site: Site) -> dict[str, str]:
+    try:
+        told = json.loads(_path(site).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return {str(run): str(model) for run, model in told.items()} if isinstance(told, dict) else {}
+
+
+def _path(site: Site) -> Path:
+    return site.config.state / _TOLD

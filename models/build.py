@@ -167,7 +167,8 @@ def load_weights(network: nn.Module, weights: Mapping[str, npt.NDArray[np.float3
     Raises:
         ModelError: Names or shapes differ from the network's.
     """
-    expected = {name: value.shape for name, value in weights_of(network).items()}
+    state = _state(network)
+    expected = {n: tuple(value.shape) for n, value in state.items() if value.is_floating_point()}
     given = {name: array.shape for name, array in weights.items()}
     if expected != given:
         wrong = sorted(n for n in expected.keys() | given.keys() if expected.get(n) != given.get(n))
@@ -175,7 +176,6 @@ def load_weights(network: nn.Module, weights: Mapping[str, npt.NDArray[np.float3
             f"{len(wrong)} weights do not fit this network (first: {wrong[0]!r}, "
             f"expected {expected.get(wrong[0])}, got {given.get(wrong[0])})."
         )
-    state = _state(network)
     for name, array in weights.items():
         state[name].copy_(torch.from_numpy(np.array(array, dtype=np.float32)))
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from models.errors import ModelError
+from models.weights import bytes_of
 
 Array = npt.NDArray[np.float32]
 
@@ -79,7 +80,7 @@ def write_weights(file: BinaryIO, weights: Mapping[str, Array]) -> None:
     text += b" " * (-len(text) % _ALIGNED_TO_BYTES)
     file.write(_LENGTH.pack(len(text)) + text)
     for array in weights.values():
-        file.write(np.asarray(array, dtype="<f4", order="C").reshape(-1).view(np.uint8).data)
+        file.write(bytes_of(array))
 
 
 def _places(path: Path) -> dict[str, tuple[tuple[int, ...], int]]:

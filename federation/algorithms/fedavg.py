@@ -73,7 +73,8 @@ def average_step(
 def _between(
     old: npt.NDArray[np.float32], new: npt.NDArray[np.float32], share: float
 ) -> npt.NDArray[np.float32]:
-    mixed = (1 - share) * old.astype(np.float64) + share * new.astype(np.float64)
+    mixed = np.multiply(1 - share, old, dtype=np.float64)
+    mixed += np.multiply(share, new, dtype=np.float64)
     return np.asarray(mixed, dtype=np.float32)
 
 
@@ -83,4 +84,7 @@ def _stepped(
     total = np.zeros(start.shape, dtype=np.float64)
     for site in sorted(updates):
         total += updates[site][name]
-    return np.asarray(start + total / len(updates), dtype=np.float32)
+    # In place: a model's worth of fresh memory costs more than the arithmetic.
+    total /= len(updates)
+    total += start
+    return np.asarray(total, dtype=np.float32)

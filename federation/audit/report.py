@@ -14,7 +14,7 @@ from typing import Protocol
 from federation.audit.report_numbers import Attack, best_attack
 from federation.audit.report_records import Approval, Point, Told, tell
 from federation.audit.report_sources import Experiments, SelfAuditSeen
-from federation.audit.verify import EXACT_COUNTS, Report, Verdict
+from federation.audit.verify import TOLD_COUNTS, Report, Verdict
 from federation.experiment import Experiment
 from federation.ledger.filter import BudgetPolicy
 
@@ -75,7 +75,7 @@ class SiteAccount:
     """One site's ledger, told.
 
     Attributes:
-        counts_exact: The site lets the exact number of subjects leave.
+        counts_told: The site lets the number of subjects leave, exactly or rounded.
         whole: The best attack on everything that was charged, had nothing been chosen adaptively.
         changed: The file was written to between its check and its telling.
     """
@@ -85,7 +85,7 @@ class SiteAccount:
     shares: tuple[Share, ...]
     months: tuple[Month, ...]
     self_audits: tuple[SelfAuditSeen, ...]
-    counts_exact: bool
+    counts_told: bool
     whole: Attack
     whole_replace_one: Attack | None
     changed: bool
@@ -213,8 +213,10 @@ class _Attacks:
 
 def _site(verdict: Verdict, audits: Sequence[SelfAuditSeen], attacks: _Attacks) -> SiteAccount:
     told = tell(verdict.path)
-    exact = any(EXACT_COUNTS in approval.record.body["leaves"] for approval in told.approvals)
-    shares = tuple(_shares(told, attacks, exact=exact))
+    counted = any(
+        not TOLD_COUNTS.isdisjoint(approval.record.body["leaves"]) for approval in told.approvals
+    )
+    shares = tuple(_shares(told, attacks, counted=counted))
     plans = {approval.record.body["plan_digest"] for approval in told.approvals}
     head = (told.head.seq, told.head.hash) if told.head else None
     return SiteAccount(
@@ -223,11 +225,11 @@ def _site(verdict: Verdict, audits: Sequence[SelfAuditSeen], attacks: _Attacks) 
         shares=shares,
         months=tuple(_months(told.points)),
         self_audits=tuple(audit for audit in audits if audit.may_be_of(verdict.site, plans)),
-        counts_exact=exact,
+        counts_told=counted,
         whole=_attack(told, told.steps, told.unprotected, attacks, replace_one=False),
         whole_replace_one=(
             _attack(told, told.steps, told.unprotected, attacks, replace_one=True)
-            if exact
+            if counted
             else None
         ),
         changed=not verdict.problems and head != verdict.head,
@@ -247,7 +249,7 @@ def _attack(
     return attacks.on(steps, told.policy.delta, replace_one=replace_one)
 
 
-def _shares(told: Told, attacks: _Attacks, *, exact: bool) -> Iterator[Share]:
+def _shares(told: Told, attacks: _Attacks, *, counted: bool) -> Iterator[Share]:
     for digest, own in told.by_experiment.items():
         charges = [at for approval in own for at in approval.charges]
         if not charges:
@@ -265,7 +267,7 @@ def _shares(told: Told, attacks: _Attacks, *, exact: bool) -> Iterator[Share]:
             last=charges[-1],
             epsilon=told.costs_of[digest].epsilon if digest in told.costs_of else 0.0,
             attack=_attack(told, steps, bare, attacks, replace_one=False),
-            replace_one=_attack(told, steps, bare, attacks, replace_one=True) if exact else None,
+            replace_one=_attack(told, steps, bare, attacks, replace_one=True) if counted else None,
         )
 
 

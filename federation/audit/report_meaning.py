@@ -70,7 +70,7 @@ def meaning(report: BoardReport) -> str:
         "experiments did is on record, so it can be bounded more closely (with privacy loss "
         "distributions, PLD).</p>\n"
         + "".join(_runs(one) for one in report.experiments)
-        + _exact_counts(report)
+        + _told_counts(report)
     )
 
 
@@ -186,15 +186,16 @@ def _run_sentence(one: ExperimentAccount) -> str:
     )
 
 
-def _exact_counts(report: BoardReport) -> str:
-    exact = [site for site in report.sites if site.counts_exact]
-    if not exact:
+def _told_counts(report: BoardReport) -> str:
+    told = [site for site in report.sites if site.counts_told]
+    if not told:
         return ""
-    rows = [_exact_row(site) for site in exact]
+    rows = [_counted_row(site) for site in told]
     return (
-        "<h3>Where the exact number of people is released</h3>\n"
-        "<p>These sites let the exact number of their subjects leave. Whether somebody is "
-        "<em>among</em> them cannot be hidden then from whoever knows all the others. What is "
+        "<h3>Where the number of people is released</h3>\n"
+        "<p>These sites let the number of their subjects leave, exactly or rounded to ten. Whether "
+        "somebody is <em>among</em> them cannot be hidden then for sure from whoever knows all the "
+        "others (one person more may turn “about 40” into “about 50”). What is "
         "still protected is <em>who</em>: exchanging one person for another changes what left by "
         "at most this (“replace one”, computed by PLD; the promise covers it as leaving out one "
         "person and adding another: twice ε, and δ times e to the ε plus 1).</p>\n"
@@ -207,7 +208,7 @@ def _exact_counts(report: BoardReport) -> str:
     )
 
 
-def _exact_row(site: SiteAccount) -> tuple[str, ...]:
+def _counted_row(site: SiteAccount) -> tuple[str, ...]:
     attack = site.whole_replace_one or Attack(why_not="no policy")
     promised = f"{2 * site.policy.epsilon:g}" if site.policy else "–"
     return (words.text(site.name), *_attack_cells(attack), promised)

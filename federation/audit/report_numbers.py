@@ -86,7 +86,7 @@ def best_attack(
 
     Args:
         replace_one: Compare with another person in the same place, not with nobody: what counts
-            where the exact number of subjects is known.
+            where the number of subjects leaves.
     """
     if not steps:
         return Attack(0.0, FALSE_POSITIVE_RATE, 0.0)

@@ -40,7 +40,8 @@ Trust = Mapping[str, str] | Collection[str]
 """Fingerprints by site name, or fingerprints alone."""
 
 Identity = Literal["trusted", "unknown"]
-EXACT_COUNTS = "counts: exact"
+# Of an approval's list of what leaves. Rounding hides nothing for sure: at an edge one more shows.
+TOLD_COUNTS = frozenset({"counts: exact", "counts: rounded"})
 
 
 @dataclass(frozen=True)
@@ -310,7 +311,7 @@ def _judge(
             *replay.notes,
             *_tail(replay),
             *_told(replay),
-            *_exact_counts(replace_one),
+            *_told_counts(replace_one),
             *_large_delta(replay),
         ),
     )
@@ -383,20 +384,21 @@ def _pld(replay: Replay, *, replace_one: bool = False) -> PldEpsilon:
 
 
 def _replace_one(replay: Replay) -> PldEpsilon | None:
-    """Exact counts give away who is present; what is left is which data of theirs."""
-    if all(EXACT_COUNTS not in record.body["leaves"] for record in replay.approvals):
+    """Counts can give away who is present; what is left is which data of theirs."""
+    if all(TOLD_COUNTS.isdisjoint(record.body["leaves"]) for record in replay.approvals):
         return None
     return _pld(replay, replace_one=True)
 
 
-def _exact_counts(replace_one: PldEpsilon | None) -> list[str]:
+def _told_counts(replace_one: PldEpsilon | None) -> list[str]:
     if replace_one is None:
         return []
     value = replace_one.value
     stated = "not computed" if value is None else f"{value:.4g}"
     return [
-        "exact counts may leave, which say how many subjects there are: between data sets where "
-        f"one subject's data are other data, epsilon by PLD is {stated} ({replace_one.note})"
+        "counts may leave, exact or rounded, which can tell that there is one subject more: "
+        "between data sets where one subject's data are other data, epsilon by PLD is "
+        f"{stated} ({replace_one.note})"
     ]
 
 

@@ -77,6 +77,7 @@ def show(site_file: SiteFile, as_json: AsJson = False) -> None:
     from federation.cli import show_budget
     from federation.site import has_ledger, load_site_config, open_site
     from federation.spending import spending
+    from federation.usage import runs_by_experiment, used_by
 
     if not has_ledger(load_site_config(site_file)):
         raise FederationError(
@@ -86,7 +87,12 @@ def show(site_file: SiteFile, as_json: AsJson = False) -> None:
     site = open_site(site_file)
     ledger = site.ledger
     found = spending(site.name, ledger.policy, ledger.records, ledger.promised())
+    used = [used_by(site, digest) for digest in runs_by_experiment(site)]
     if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=2))
+        models = [
+            {"experiment_digest": one.digest, "runs": one.runs, "models": one.models}
+            for one in used
+        ]
+        typer.echo(json.dumps(found.to_json() | {"used_by": models}, indent=2))
     else:
-        show_budget.spending(found, site.experiment_name)
+        show_budget.spending(found, used, site.experiment_name)

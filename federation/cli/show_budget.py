@@ -9,6 +9,7 @@ from rich.table import Table
 from federation.cli.show import epsilon, epsilon_left
 from federation.forecast import Forecast, Point
 from federation.spending import NOT_COVERED, Spending
+from federation.usage import UsedBy
 
 _console = Console()
 
@@ -24,9 +25,9 @@ def forecast(name: str, found: Forecast) -> None:
     )
     _console.print(_largest(found), highlight=False)
     # The filter counts what is charged: a repeat of a lost round costs what a round costs.
-    _table("More or fewer rounds", "rounds charged, retries included", found.by_rounds, found.limit)
-    _table("More or less noise", "noise multiplier", found.by_noise, found.limit)
-    _table("Other sampling rates", "sampling rate", found.by_sampling_rate, found.limit)
+    _table("More or fewer rounds", "rounds charged, retries included", found.by_rounds)
+    _table("More or less noise", "noise multiplier", found.by_noise)
+    _table("Other sampling rates", "sampling rate", found.by_sampling_rate)
     _wanted(found)
 
 
@@ -59,29 +60,36 @@ def _largest(found: Forecast) -> str:
     )
 
 
-def _table(title: str, heading: str, points: Sequence[Point], limit: float) -> None:
+def _table(title: str, heading: str, points: Sequence[Point]) -> None:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    for text in (heading, "epsilon of the run alone"):
+    for text in (heading, "epsilon of the run alone", "fits what is left"):
         table.add_column(text, justify="right")
     for point in points:
         cost = "-" if point.epsilon is None else epsilon(point.epsilon)
-        over = point.epsilon is None or point.epsilon > limit
-        table.add_row(f"{point.value:g}", f"[red]{cost}[/]" if over else cost)
+        table.add_row(f"{point.value:g}", cost, _fits(point))
     _console.print(table)
+
+
+def _fits(point: Point) -> str:
+    return "yes" if point.fits else "[red]no[/]"
 
 
 def _wanted(found: Forecast) -> None:
     table = Table(title="Noise for a wanted epsilon", title_justify="left", box=SIMPLE_HEAD)
-    for text in ("epsilon", "noise multiplier"):
+    for text in ("epsilon", "noise multiplier", "fits what is left"):
         table.add_column(text, justify="right")
     for point in found.noise_for:
         noise = "-" if point.noise_multiplier is None else f"{point.noise_multiplier:g}"
-        table.add_row(f"{point.value:g}", noise)
+        table.add_row(f"{point.value:g}", noise, _fits(point))
     _console.print(table)
 
 
-def spending(found: Spending, name_of: Callable[[str], str]) -> None:
-    """Show the filter's state, by experiment and by month, and what it does not cover."""
+def spending(found: Spending, used: Sequence[UsedBy], name_of: Callable[[str], str]) -> None:
+    """Show the filter's state, by experiment and by month, and what it does not cover.
+
+    Args:
+        used: The runs that were charged, and their models.
+    """
     _console.print(
         f"[bold]{found.site}[/]: each protected subject is promised epsilon at most "
         f"[bold]{epsilon(found.limit)}[/] at delta {found.delta:g}, over all experiments.\n"
@@ -109,6 +117,7 @@ def spending(found: Spending, name_of: Callable[[str], str]) -> None:
             markup=False,
         )
     _months(found)
+    _models(used)
     _console.print("Not covered:", highlight=False)
     for line in NOT_COVERED:
         _console.print(f"- {line}", highlight=False)
@@ -120,4 +129,15 @@ def _months(found: Spending) -> None:
         table.add_column(text, justify="right")
     for month in found.months:
         table.add_row(month.month, str(month.charges), epsilon(month.epsilon))
+    _console.print(table)
+
+
+def _models(used: Sequence[UsedBy]) -> None:
+    table = Table(title="Models that used the data", title_justify="left", box=SIMPLE_HEAD)
+    for text in ("experiment", "run", "sent", "model"):
+        table.add_column(text, overflow="fold")
+    for one in used:
+        for run, updates in one.runs.items():
+            model = one.models.get(run, "not told: the run has not ended here")
+            table.add_row(one.name, run[:12], str(updates), model.removeprefix("sha256:"))
     _console.print(table)

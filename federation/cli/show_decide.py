@@ -149,9 +149,13 @@ def withdrawn(site: Site, used: UsedBy) -> None:
     table.add_column("updates that left", justify="right")
     table.add_column("model", overflow="fold")
     for run, updates in used.runs.items():
-        table.add_row(run, str(updates), used.models.get(run, "none: the run did not end"))
+        table.add_row(run, str(updates), used.models.get(run, "not told: the run had not ended"))
     _results.print(table)
-    say("What has left cannot be called back, and what was charged stays charged.")
+    say(
+        "What has left cannot be called back, and what was charged stays charged. Where a run goes "
+        "on without this site, its hub tells the model at the end: 'cohortium budget show' then "
+        "names it."
+    )
 
 
 def merged_epsilon(into: Site, other: Site) -> float:

@@ -183,7 +183,7 @@ policy:
   # exact number stays here.
   subjects_between: [{low}, {high}]
   # How the number of subjects is told: withheld, rounded (to ten) or exact.
-  release_counts: rounded
+  release_counts: withheld
 """
 
 

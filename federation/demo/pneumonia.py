@@ -253,7 +253,7 @@ policy:
   delta: {largest_delta(high):.0e}
   allow_unprotected: {str(policy.allow_unprotected).lower()}
   subjects_between: [{low}, {high}]
-  release_counts: rounded
+  release_counts: withheld
 """
 
 

@@ -7,12 +7,13 @@ and ``numpy.load`` allocates it before looking at the data.
 import math
 import re
 from collections.abc import Mapping
-from io import BytesIO
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from models.weights import are_finite, bytes_of
 
 MAX_TENSORS = 10_000
 MAX_TENSOR_DIMENSIONS = 8
@@ -84,12 +85,12 @@ def from_weights(weights: Mapping[str, _Float32]) -> ArrayRecord:
 
 
 def _from_array(array: _Float32) -> Array:
-    data = np.ascontiguousarray(array, dtype="<f4").tobytes()
+    data = bytes(bytes_of(array))
     return Array(dtype="float32", shape=tuple(array.shape), stype=FLOAT32, data=data)
 
 
 def to_weights(arrays: ArrayRecord) -> dict[str, _Float32]:
-    """Decode named float32 arrays; every value must be finite."""
+    """Decode named float32 arrays, which cannot be written to; every value must be finite."""
     check(0 < len(arrays) <= MAX_TENSORS, f"there must be 1 to {MAX_TENSORS} weights")
     num_bytes = sum(len(array.data) for array in arrays.values())
     check(num_bytes <= MAX_WEIGHTS_BYTES, f"weights exceed {MAX_WEIGHTS_BYTES} bytes")
@@ -104,8 +105,8 @@ def _to_array(name: str, array: Array) -> _Float32:
     check(len(shape) <= MAX_TENSOR_DIMENSIONS, f"weight {name!r} has {len(shape)} dimensions")
     check(all(type(n) is int and n >= 0 for n in shape), f"weight {name!r} has no valid shape")
     check(len(array.data) == 4 * math.prod(shape), f"weight {name!r} does not fill its shape")
-    values = np.frombuffer(array.data, dtype="<f4").reshape(shape).astype(np.float32)
-    check(bool(np.isfinite(values).all()), f"weight {name!r} holds NaN or infinity")
+    values = np.frombuffer(array.data, dtype="<f4").reshape(shape).astype(np.float32, copy=False)
+    check(are_finite(values), f"weight {name!r} holds NaN or infinity")
     return values
 
 
@@ -115,10 +116,7 @@ def pack_weights(weights: Mapping[str, _Float32]) -> tuple[ArrayRecord, ConfigRe
     Returns:
         Their bytes one after the other, and their names and shapes.
     """
-    values = BytesIO()
-    for array in weights.values():
-        values.write(np.ascontiguousarray(array, dtype="<f4").tobytes())
-    data = values.getvalue()
+    data = b"".join(bytes_of(array) for array in weights.values())
     packed = Array(dtype="float32", shape=(len(data) // 4,), stype=FLOAT32, data=data)
     shapes = [",".join(map(str, array.shape)) for array in weights.values()]
     tensors = ConfigRecord({"names": list(weights), "shapes": shapes})
@@ -126,7 +124,7 @@ def pack_weights(weights: Mapping[str, _Float32]) -> tuple[ArrayRecord, ConfigRe
 
 
 def unpack_weights(arrays: ArrayRecord, tensors: ConfigRecord) -> dict[str, _Float32]:
-    """Decode what ``pack_weights`` made; every value must be finite."""
+    """Decode what ``pack_weights`` made, likewise."""
     check_keys(arrays, {_PACKED}, "weights")
     names, shapes = fields(tensors, {"names": list, "shapes": list}, "tensors").values()
     check(0 < len(names) <= MAX_TENSORS, f"there must be 1 to {MAX_TENSORS} weights")

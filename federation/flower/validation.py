@@ -19,6 +19,7 @@ from federation.messages import (
     Weights,
 )
 from models.weight_files import WeightFile
+from models.weights import in_blocks
 
 # What safetensors adds: a length, and about 100 bytes of JSON a tensor besides its name.
 _OVERHEAD_BYTES = 65_536
@@ -59,10 +60,10 @@ def check_update(weights: Weights, update: WeightFile, *, max_norm: float | None
             raise FederationError(
                 f"weight {name!r} has shape {update.shape(name)}, expected {start.shape}"
             )
-        change = update[name]
-        _check_finite(name, start, change)
-        # In float64 the square of no float32 overflows.
-        square += float(np.square(change, dtype=np.float64).sum())
+        for before, change in in_blocks(start, update[name]):
+            _check_finite(name, before, change)
+            # In float64 the square of no float32 overflows.
+            square += float(np.square(change, dtype=np.float64).sum())
     norm = math.sqrt(square)
     if max_norm is not None and norm > max_norm:
         raise FederationError(

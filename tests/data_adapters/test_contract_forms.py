@@ -6,88 +6,20 @@ a store behind http in place of a folder.
 
 import shutil
 
-import numpy as np
-import pydicom
 import pytest
-from pydicom.uid import generate_uid
 
 from data_adapters.errors import DataError
 from data_adapters.sources import DicomSource, OmeZarrSource
 from data_adapters.writing import write_ome_zarr_scan
 from tests.data_adapters import test_contract
-from tests.data_adapters.conftest import AFFINE, volume
-from tests.data_adapters.dicom_files import ENHANCED_MR, SLICES, enhanced, item, save, structures
+from tests.data_adapters.conftest import AFFINE, SEGMENTS, volume
+from tests.data_adapters.dicom_files import SLICES
+from tests.data_adapters.dicom_forms import enhance, outline
 from tests.data_adapters.http_stores import serving
 
-LPS = np.diag([-1.0, -1.0, 1.0])
 
-
-def enhance(folder):
-    """Put one enhanced MR image in place of the slices, in the same series and frame."""
-    slices = [pydicom.dcmread(folder / name) for name in SLICES]
-    first = slices[0]
-    named = (
-        "PatientID",
-        "StudyInstanceUID",
-        "SeriesInstanceUID",
-        "FrameOfReferenceUID",
-    )
-    dataset = enhanced(
-        ENHANCED_MR,
-        "MR",
-        np.stack([one.pixel_array for one in slices]),
-        [one.ImagePositionPatient for one in slices],
-        **{name: first.get(name) for name in named},
-    )
-    shared = dataset.SharedFunctionalGroupsSequence[0]
-    shared.PlaneOrientationSequence[0].ImageOrientationPatient = first.ImageOrientationPatient
-    dataset.SOPInstanceUID = generate_uid(entropy_srcs=[first.SOPInstanceUID])
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    for name in SLICES:
-        (folder / name).unlink()
-    save(dataset, folder / "multiframe.dcm")
-    for name in ("seg.dcm", "structures.dcm"):
-        if (folder / name).is_file():
-            _name_one_file(folder / name, dataset)
-
-
-def _name_one_file(path, image):
-    """Let labels say that they were drawn on this one file."""
-    labels = pydicom.dcmread(path)
-    file = item(
-        ReferencedSOPClassUID=image.SOPClassUID, ReferencedSOPInstanceUID=image.SOPInstanceUID
-    )
-    if labels.Modality == "SEG":
-        labels.ReferencedSeriesSequence[0].ReferencedInstanceSequence = file
-    else:
-        frame = labels.ReferencedFrameOfReferenceSequence[0]
-        (study,) = frame.RTReferencedStudySequence
-        study.RTReferencedSeriesSequence[0].ContourImageSequence = file
-    labels.save_as(path)
-
-
-def outline(folder, seed):
-    """Put a structure set in place of the segmentation: around the same voxels, edge to edge."""
-    images = [pydicom.dcmread(folder / name) for name in SLICES]
-    _, labels = volume(seed)
-    regions = {}
-    for value, name in ((1, "Left part"), (2, "Right part")):
-        plane, (y0, x0), (y1, x1) = _box(labels == value)
-        corners = np.array([(plane, y0, x0), (plane, y0, x1), (plane, y1, x1), (plane, y1, x0)])
-        regions[name] = [(corners @ AFFINE[:3, :3].T + AFFINE[:3, 3]) @ LPS]
-    (folder / "seg.dcm").unlink()
-    dataset = structures(images, regions)
-    dataset.SOPInstanceUID = generate_uid(entropy_srcs=[images[0].SOPInstanceUID, "structures"])
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    dataset.SeriesInstanceUID = generate_uid(entropy_srcs=[dataset.SOPInstanceUID])
-    save(dataset, folder / "structures.dcm")
-
-
-def _box(mask):
-    """Return the slice of a rectangle in one slice, and its edges, half a voxel further out."""
-    z, y, x = np.nonzero(mask)
-    assert len(set(z)) == 1 and mask.sum() == (np.ptp(y) + 1) * (np.ptp(x) + 1)
-    return z[0], (y.min() - 0.5, x.min() - 0.5), (y.max() + 0.5, x.max() + 0.5)
+def outlined(folder, seed):
+    outline(folder, volume(seed)[1], AFFINE, SEGMENTS)
 
 
 class Rewritten(test_contract.TestDicom):
@@ -125,7 +57,7 @@ class TestEnhancedDicom(Rewritten):
 
 class TestStructureSet(Rewritten):
     def change(self, folder, seed):
-        outline(folder, seed)
+        outlined(folder, seed)
 
     def test_there_is_no_segmentation(self, put, tmp_path):
         put()
@@ -135,7 +67,7 @@ class TestStructureSet(Rewritten):
 
 class TestEnhancedDicomWithStructureSet(Rewritten):
     def change(self, folder, seed):
-        outline(folder, seed)
+        outlined(folder, seed)
         enhance(folder)
 
 
@@ -205,9 +137,9 @@ def test_each_form_is_the_same_data_set(put_dicom, take_in, tmp_path, dicom_sour
     roots = {}
     for name, changes in {
         "slices": (),
-        "enhanced": (lambda folder: enhance(folder),),
-        "outlined": (lambda folder: outline(folder, 0),),
-        "both": (lambda folder: outline(folder, 0), lambda folder: enhance(folder)),
+        "enhanced": (enhance,),
+        "outlined": (lambda folder: outlined(folder, 0),),
+        "both": (lambda folder: outlined(folder, 0), enhance),
     }.items():
         folder = put_dicom(name)
         for change in changes:

@@ -17,6 +17,7 @@ from data_adapters.ingest import ingest
 from data_adapters.sources import DicomSource, NiftiSource, OmeZarrSource
 from data_adapters.writing import write_dicom_scan, write_ome_zarr_scan
 from tests.data_adapters.conftest import pseudonymise
+from tests.data_adapters.dicom_forms import enhance, outline
 
 SHAPE = (4, 5, 6)
 BACKGROUND = 10
@@ -102,6 +103,33 @@ def test_dicom_and_seg_keep_the_point_on_any_grid_in_both_orders(affine, marker,
             patient_id="P-1",
             reverse_files=reverse,
         )
+        source = DicomSource(path=root / "in", classes={"one": "a", "two": "b"})
+        check_points(ingested(source, root / "cache"), affine, points)
+    finally:
+        shutil.rmtree(root)
+
+
+@settings(max_examples=30, deadline=None)
+@given(affine=grids(), marker=MARKERS, reverse=st.booleans(), enhanced=st.booleans())
+def test_a_structure_set_keeps_the_point_on_slices_and_on_one_enhanced_file(
+    affine, marker, reverse, enhanced
+):
+    image, labels, points = marked(marker)
+    names = {1: "one", 2: "two"}
+    root = Path(tempfile.mkdtemp())
+    try:
+        write_dicom_scan(
+            root / "in",
+            image_zyx=image,
+            labels_zyx=labels,
+            affine_ras=affine,
+            segment_labels=names,
+            patient_id="P-1",
+            reverse_files=reverse,
+        )
+        outline(root / "in", labels, affine, names)
+        if enhanced:
+            enhance(root / "in")
         source = DicomSource(path=root / "in", classes={"one": "a", "two": "b"})
         check_points(ingested(source, root / "cache"), affine, points)
     finally:

@@ -99,11 +99,32 @@ def test_a_run_that_does_not_fit_is_told_the_noise_with_which_it_would(approved_
     ask(found.noise_that_fits)
 
 
+def test_a_row_fits_exactly_where_the_ledger_approves_it(approved_sites):
+    ledger = approved_sites[0].ledger
+    plan = make_plan(private(4.0, rounds=4))
+    told = forecast(plan, asked(ledger))
+    digest, seen = "sha256:" + "5" * 64, set()
+    for point in told.by_rounds:
+        terms = Terms(digest, digest, plan.round_event, int(point.value), digest, "a", digest)
+        if point.fits:
+            ledger.approve(terms)
+        else:
+            with pytest.raises(PrivacyBudgetError):
+                ledger.approve(terms)
+        seen.add(point.fits)
+    assert seen == {True, False}
+    assert max(p.epsilon for p in told.by_rounds if p.fits) < told.limit, "others hold some of it"
+
+
 def test_the_tables_hold_the_plan_itself_and_move_the_right_way():
     plan = make_plan(private(8.0, rounds=4))
     found = forecast(plan, budget(BudgetPolicy.of(10.0, 1e-5)))
     assert {p.value: p.epsilon for p in found.by_rounds}[4] == pytest.approx(found.cost)
     assert {p.value: p.epsilon for p in found.by_noise}[found.noise_multiplier] == found.cost
+    tables = (found.by_rounds, found.by_noise, found.by_sampling_rate, found.noise_for)
+    for point in (point for table in tables for point in table):
+        # Alone it must fit the limit, and what was spent can only make it worse.
+        assert not point.fits or point.epsilon <= found.limit
     for points, rises in ((found.by_rounds, 1), (found.by_noise, -1), (found.by_sampling_rate, 1)):
         epsilons = [point.epsilon * rises for point in points]
         assert epsilons == sorted(epsilons) and len(set(epsilons)) > 1

@@ -315,7 +315,7 @@ def test_a_field_that_is_not_explained_stops_the_list(file, monkeypatch):
     ("how", "said"), [("withheld", "withheld"), ("rounded", "under 10"), ("exact", "5")]
 )
 def test_the_number_of_subjects_is_shown_as_it_would_leave(file, how, said):
-    edit(file, "release_counts: rounded", f"release_counts: {how}")
+    edit(file, "release_counts: withheld", f"release_counts: {how}")
     site = open_site(file)
     assert of(site_leaves(site, site.ledger), "description")["num_subjects"] == said
 

@@ -18,8 +18,9 @@ from federation.privacy.plan import make_plan
 from federation.privacy.random import SecureRandomness
 from federation.rounds import LocalRounds
 from federation.run import approve
-from federation.site import Permission
+from federation.site import Permission, open_site
 from federation.training import initial_weights
+from federation.usage import used_by
 from federation.withdrawal import exclude
 from models.weights import weights_from_bytes
 from tests.experiments import tiny_experiment
@@ -396,6 +397,39 @@ def test_closing_ends_the_run_and_countersigns_the_heads(site, rounds):
         rounds.train(request(2))
     with pytest.raises(Refused, match="not_approved"):
         rounds.close(close(run="cd" * 16))
+
+
+def test_the_model_of_a_run_that_went_on_after_a_withdrawal_is_remembered(site, rounds):
+    rounds.train(request())
+    digest = tiny_experiment().digest()
+    site.ledger.withdraw(digest, by="Dr. Rivera", reason="a new ethics vote")
+    assert used_by(site, digest).models == {}
+    for asked in (
+        close(run="cd" * 16),
+        close(),
+        replace(close(), model_digest="sha256:" + "8" * 64),
+    ):
+        with pytest.raises(Refused, match="not_approved"):
+            rounds.close(asked)
+    used = used_by(site, digest)
+    assert used.models == {RUN: close().model_digest}, "of that run, and the first word stands"
+    assert used.runs == {RUN: 1}
+    assert kinds(site)[-1] == "withdrawal"
+
+
+def test_a_site_that_was_restored_in_the_middle_of_a_run_refuses_its_next_round(site, rounds):
+    kept = {path: path.read_bytes() for path in site.config.state.rglob("*") if path.is_file()}
+    receipt = Receipt.from_json(dict(rounds.train(request()).receipt))
+    for path in site.config.state.rglob("*"):
+        if path.is_file() and path not in kept:
+            path.unlink()
+    for path, content in kept.items():
+        path.write_bytes(content)
+    restored = LocalRounds(open_site(site.config.state.parent / "site.yaml"))
+    shown = replace(request(2), heads={site.name: receipt.head_after})
+    with pytest.raises(Refused, match="behind"):
+        restored.train(shown)
+    assert kinds(open_site(site.config.state.parent / "site.yaml"))[-1] == "refusal"
 
 
 def test_a_withdrawal_stops_a_round_at_its_next_step(site, rounds, monkeypatch):

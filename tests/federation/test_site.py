@@ -188,7 +188,7 @@ def test_two_sites_of_one_name_are_refused(federation):
 @pytest.mark.parametrize(("how", "said"), [("exact", "5"), ("withheld", "withheld")])
 def test_counts_leave_only_as_the_policy_says(federation, how, said):
     file = federation / "bio-lab" / "site.yaml"
-    edit(file, "release_counts: rounded", f"release_counts: {how}")
+    edit(file, "release_counts: withheld", f"release_counts: {how}")
     assert open_site(file).describe(tiny_experiment().digest()).num_subjects == said
 
 

@@ -114,3 +114,9 @@ def test_show_after_a_run_has_what_the_ledger_has(federation, tmp_path):
     assert make_plan(experiment).charges == 2
     shown = budget("show", files[0]).output
     assert experiment.name in shown and "Not covered:" in shown
+    (used,) = found["used_by"]
+    ((run, sent),) = used["runs"].items()
+    assert sent == 2
+    title = shown.index("Models that used the data")
+    assert run[:12] in shown[title:]
+    assert used["models"][run].removeprefix("sha256:")[:20] in shown[title:].replace("\n", "")

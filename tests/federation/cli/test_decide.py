@@ -116,10 +116,10 @@ def test_an_approval_ends_where_the_site_file_lets_other_things_leave(
 ):
     cohortium("site", "approve", file, experiment_file, "--yes")
     experiment = load_experiment(experiment_file)
-    edit(file, "release_counts: rounded", "release_counts: exact")
+    edit(file, "release_counts: withheld", "release_counts: exact")
     with pytest.raises(FederationError, match="lets other things leave"):
         open_site(file).approved(experiment.digest())
-    edit(file, "release_counts: exact", "release_counts: rounded")
+    edit(file, "release_counts: exact", "release_counts: withheld")
     assert open_site(file).approved(experiment.digest()) == experiment
 
 

@@ -89,7 +89,7 @@ def test_site_files_say_what_the_demo_needs(demo: Path) -> None:
         "delta": 1e-5,
         "allow_unprotected": False,
         "subjects_between": [40, 60],
-        "release_counts": "rounded",
+        "release_counts": "withheld",
     }
     lab = yaml.safe_load((demo / "bio-lab" / "site.yaml").read_text())
     assert lab["protected"] == {
