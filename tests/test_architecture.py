@@ -25,6 +25,7 @@ ORDER = (
     {"experiment", "messages", "data_use", "cohort"},
     {"ledger"},
     {"authors", "software", "linking", "egress", "agent_state", "signed_requests", "starting"},
+    {"run_record"},
     {"certificates", "proxy"},
     {"hub_folder", "hub_runs"},
     {"privacy"},
@@ -51,6 +52,7 @@ ORDER = (
     {"rounds"},
     {"flower", "tracking"},
     {"run", "demo"},
+    {"export"},
     {"cli"},
 )
 # The ledger's event and policy types are what a privacy plan is made of, so ledger comes first.

@@ -17,6 +17,7 @@ from federation.cli.audit import app as audit_app
 from federation.cli.author import app as author_app
 from federation.cli.budget import app as budget_app
 from federation.cli.demo import demo
+from federation.cli.export import EXPORT_HELP, export
 from federation.cli.hub import app as hub_app
 from federation.cli.run import run
 from federation.cli.runs import COMMANDS
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo)
 app.command("run")(run)
+app.command("export", help=EXPORT_HELP)(export)
 for _command, _help in COMMANDS:
     app.command(_command.__name__, help=_help)(_command)
 app.add_typer(site_app, name="site")

@@ -11,11 +11,12 @@ from flwr.serverapp import Grid
 from federation.checkpoint import CHECKPOINT, FILE, Checkpoint, storage_errors
 from federation.errors import FederationError
 from federation.flower.hub_grid import HubGrid
-from federation.flower.whole_run import MODEL, write_json
 from federation.flower.whole_run import carry_out as carry_out_rounds
+from federation.flower.whole_run import write_json
 from federation.hub_folder import HubFolder
 from federation.hub_runs import START, RunFolder
 from federation.messages import RoundFinished
+from federation.run_record import MODEL
 
 # Longest wait for one round's replies, and for sites to connect, in seconds.
 ROUND_S = 24 * 3600.0

@@ -22,6 +22,7 @@ from federation.flower.server_app import (
 from federation.ledger.filter import BudgetPolicy, FilterState
 from federation.messages import RoundFinished
 from federation.privacy.plan import PrivacyPlan, make_plan
+from federation.run_record import MODEL, write_record
 from federation.tracking.log import log_run
 from federation.tracking.runs import LoggedRun, TrackedModel, TrackedRun
 from federation.tracking.store import open_store
@@ -31,8 +32,6 @@ from models.weights import weights_to_bytes
 if TYPE_CHECKING:
     from flwr.serverapp import Grid
 
-# A run's last result: written while there still is a checkpoint.
-MODEL = "model.safetensors"
 Keep = Callable[[Sequence[Mapping[str, Any]]], None]
 _Resumed = Callable[[Sequence[RoundFinished]], None]
 
@@ -74,8 +73,11 @@ def carry_out(  # noqa: PLR0913 - all but three are named
         raise
     keep(result.receipts)
     write_json(out / "closings.json", result.closings)
+    # The run's last results: written while there still is a checkpoint.
     with storage_errors(out):
-        write_atomically(out / MODEL, weights_to_bytes(result.weights), mode=0o644)
+        model = weights_to_bytes(result.weights)
+        write_atomically(out / MODEL, model, mode=0o644)
+        _record(experiment, result, out, model)
     store = open_store(out.resolve() / "mlflow")
     tracked = log_run(_tracked(experiment, result, store))
     checkpoint.remove()
@@ -134,6 +136,27 @@ def write_json(path: Path, values: Sequence[Mapping[str, Any]]) -> None:
         write_atomically(path, text.encode(), mode=0o644)
 
 
+def _record(experiment: Experiment, result: RunResult, out: Path, model: bytes) -> None:
+    plan = make_plan(experiment)
+    write_record(
+        out,
+        experiment,
+        run=result.run,
+        model=model,
+        events=result.events,
+        sites=result.descriptions,
+        epsilon=_epsilon(plan, result.receipts),
+        noise_multiplier=plan.noise_multiplier,
+        heads=_heads(result),
+    )
+
+
+def _heads(result: RunResult) -> dict[str, str]:
+    """Return the newest hash of each site's ledger that it has signed."""
+    released = {receipt["site"]: receipt["head_after"] for receipt in result.receipts}
+    return released | {closing["site"]: closing["head"] for closing in result.closings}
+
+
 def _tracked(experiment: Experiment, result: RunResult, store: str) -> TrackedRun:
     plan = make_plan(experiment)
     values = experiment.model_dump(mode="json")
@@ -148,8 +171,7 @@ def _tracked(experiment: Experiment, result: RunResult, store: str) -> TrackedRu
         descriptions=result.descriptions,
         receipts=result.receipts,
         closings=result.closings,
-        heads={receipt["site"]: receipt["head_after"] for receipt in result.receipts}
-        | {closing["site"]: closing["head"] for closing in result.closings},
+        heads=_heads(result),
         model=TrackedModel(
             spec=values["model"],
             classes=experiment.task.classes,
@@ -161,16 +183,21 @@ def _tracked(experiment: Experiment, result: RunResult, store: str) -> TrackedRu
     )
 
 
-def _epsilon_tags(plan: PrivacyPlan, receipts: Sequence[dict[str, Any]]) -> dict[str, str]:
+def _epsilon(plan: PrivacyPlan, receipts: Sequence[dict[str, Any]]) -> dict[str, float | None]:
     """Return what this run cost each site, from its receipts (not what the site spent before)."""
+    rounds = Counter(receipt["site"] for receipt in receipts)
     if not plan.is_private:
-        return {f"epsilon/{receipt['site']}": "infinite" for receipt in receipts}
-    policy, rounds = BudgetPolicy.of(plan.epsilon, plan.delta), Counter(r["site"] for r in receipts)
-    cost = {
+        return dict.fromkeys(rounds)
+    policy = BudgetPolicy.of(plan.epsilon, plan.delta)
+    return {
         site: FilterState().after(plan.round_event.times(n)).spent_epsilon(policy)
         for site, n in rounds.items()
     }
-    return {f"epsilon/{site}": f"{value:.4f}" for site, value in cost.items()}
+
+
+def _epsilon_tags(plan: PrivacyPlan, receipts: Sequence[dict[str, Any]]) -> dict[str, str]:
+    cost = _epsilon(plan, receipts).items()
+    return {f"epsilon/{site}": "infinite" if e is None else f"{e:.4f}" for site, e in cost}
 
 
 def _synthetic_input(experiment: Experiment) -> "np.ndarray[Any, np.dtype[np.float32]]":

@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 from federation.cli.app import app
 from federation.errors import FederationError
 from federation.experiment import Experiment, load_experiment
-from federation.flower.whole_run import MODEL
 from federation.hub_folder import HubConfig, HubFolder
 from federation.hub_runs import START, submit
 from federation.run import approve, check_experiment, run_experiment
+from federation.run_record import MODEL
 from federation.starting import read_start
 from federation.training import initial_weights, network_of
 from models.errors import ModelError

@@ -1,0 +1,195 @@
+"""What a finished run was, in one file beside its model: what exports and lineage are made from.
+
+Everything in it is public: the experiment, what sites said of themselves, and what happened round
+by round. Receipts and closings lie beside it as sites signed them.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from federation.errors import FederationError
+from federation.experiment import Experiment
+from federation.files import write_atomically
+from federation.ledger.records import now
+from federation.messages import Description, RoundFinished, Weights
+from federation.software import installed_versions
+from models.errors import ModelError
+from models.weights import weights_digest, weights_from_bytes
+
+FORMAT = "cohortium-run/1"
+RECORD, MODEL = "run.json", "model.safetensors"
+RECEIPTS, CLOSINGS = "receipts.json", "closings.json"
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One finished run.
+
+    Attributes:
+        finished: When, UTC, as the ledger's records write times.
+        model_digest: Over names, shapes and values, as closings state it.
+        model_sha256: Of the model's file.
+        epsilon: By site, what this run alone cost it, by its receipts; None without privacy.
+        noise_multiplier: Of the plan that the experiment makes; 0 without privacy.
+        heads: By site, the newest hash of its ledger that the hub has seen signed.
+        versions: Of the software at the hub.
+    """
+
+    run: str
+    experiment: Experiment
+    finished: str
+    model_digest: str
+    model_sha256: str
+    events: tuple[RoundFinished, ...]
+    sites: tuple[Description, ...]
+    epsilon: Mapping[str, float | None]
+    noise_multiplier: float
+    heads: Mapping[str, str]
+    versions: Mapping[str, str] = field(default_factory=installed_versions)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values; receipts of rounds are left to their own file."""
+        events = [{k: v for k, v in asdict(e).items() if k != "receipts"} for e in self.events]
+        return {
+            "format": FORMAT,
+            "run": self.run,
+            "experiment_digest": self.experiment.digest(),
+            "experiment": self.experiment.model_dump(mode="json"),
+            "finished": self.finished,
+            "model_digest": self.model_digest,
+            "model_sha256": self.model_sha256,
+            "events": events,
+            "sites": [asdict(site) for site in self.sites],
+            "epsilon": dict(self.epsilon),
+            "noise_multiplier": self.noise_multiplier,
+            "heads": dict(self.heads),
+            "versions": dict(self.versions),
+        }
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run's folder, read and checked against itself."""
+
+    path: Path
+    record: RunRecord
+    weights: Weights
+    receipts: tuple[Mapping[str, Any], ...]
+    closings: tuple[Mapping[str, Any], ...]
+
+
+def write_record(  # noqa: PLR0913 - what a run came to, by name
+    folder: Path,
+    experiment: Experiment,
+    *,
+    run: str,
+    model: bytes,
+    events: Sequence[RoundFinished],
+    sites: Sequence[Description],
+    epsilon: Mapping[str, float | None],
+    noise_multiplier: float,
+    heads: Mapping[str, str],
+) -> RunRecord:
+    """Write the record of a run beside its model, and return it.
+
+    Args:
+        model: The bytes of the model's file.
+    """
+    record = RunRecord(
+        run=run,
+        experiment=experiment,
+        finished=now(),
+        model_digest=weights_digest(weights_from_bytes(model)),
+        model_sha256=sha256(model).hexdigest(),
+        events=tuple(events),
+        sites=tuple(sites),
+        epsilon=epsilon,
+        noise_multiplier=noise_multiplier,
+        heads=heads,
+    )
+    text = json.dumps(record.to_json(), indent=1, sort_keys=True)
+    write_atomically(folder / RECORD, text.encode() + b"\n", mode=0o644)
+    return record
+
+
+def open_finished(folder: Path) -> FinishedRun:
+    """Read the folder that a run left.
+
+    Raises:
+        FederationError: There is no finished run in it, or its files do not fit each other.
+    """
+    path = folder / RECORD
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise FederationError(
+            f"{folder} holds no finished run: there is no {RECORD}. Give the folder that "
+            "'cohortium run --out' names, or a run's in a hub's folder. A run that stopped can be "
+            "resumed; one of an older version leaves no such file: resume or run it again."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise FederationError(f"{path} cannot be read ({error}). Restore it.") from error
+    record = _record(value, path)
+    model = _read(folder / MODEL)
+    if sha256(model).hexdigest() != record.model_sha256:
+        raise FederationError(
+            f"{folder / MODEL} is not the model that {RECORD} names. Restore both files from one "
+            "copy of the run."
+        )
+    try:
+        weights = weights_from_bytes(model)
+    except ModelError as error:
+        raise FederationError(f"{folder / MODEL}: {error}") from error
+    receipts, closings = (_read_list(folder / name) for name in (RECEIPTS, CLOSINGS))
+    return FinishedRun(folder, record, weights, receipts, closings)
+
+
+def _record(value: Any, path: Path) -> RunRecord:
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise FederationError(f"{path} is no {FORMAT}. Was it written by another version?")
+    try:
+        experiment = Experiment.model_validate(value["experiment"])
+        record = RunRecord(
+            run=value["run"],
+            experiment=experiment,
+            finished=value["finished"],
+            model_digest=value["model_digest"],
+            model_sha256=value["model_sha256"],
+            events=tuple(_event(event) for event in value["events"]),
+            sites=tuple(Description(**site) for site in value["sites"]),
+            epsilon=value["epsilon"],
+            noise_multiplier=value["noise_multiplier"],
+            heads=value["heads"],
+            versions=value["versions"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise FederationError(f"{path} is damaged ({error}). Restore it.") from error
+    if experiment.digest() != value.get("experiment_digest"):
+        raise FederationError(f"{path}: the experiment is not the one that its digest names.")
+    return record
+
+
+def _event(value: Mapping[str, Any]) -> RoundFinished:
+    lists = {name: tuple(value[name]) for name in ("returned", "late")}
+    return RoundFinished(**{**value, **lists})
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise FederationError(f"{path} cannot be read ({error.strerror}). Restore it.") from error
+
+
+def _read_list(path: Path) -> tuple[Mapping[str, Any], ...]:
+    try:
+        value = json.loads(_read(path))
+    except ValueError as error:
+        raise FederationError(f"{path} is not JSON. Restore it.") from error
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise FederationError(f"{path} is no list of statements. Restore it.")
+    return tuple(value)
