@@ -62,7 +62,8 @@ def _largest(found: Forecast) -> str:
 
 def _table(title: str, heading: str, points: Sequence[Point]) -> None:
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    for text in (heading, "epsilon of the run alone", "fits what is left"):
+    table.add_column(heading, justify="right", no_wrap=True)
+    for text in ("epsilon of the run alone", "fits what is left"):
         table.add_column(text, justify="right")
     for point in points:
         cost = "-" if point.epsilon is None else epsilon(point.epsilon)

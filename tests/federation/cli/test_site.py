@@ -88,7 +88,7 @@ def test_check_shows_what_would_leave_with_its_value(file):
     value = json.loads(site("check", file, "--json").stdout)
     shown = {(one["message"], one["field"]): one["value"] for one in value["leaving"]}
     assert shown["description", "dataset"] == "simulated-brain-mr-lab"
-    assert shown["description", "num_subjects"] == "under 10"
+    assert shown["description", "num_subjects"] == "withheld"
     table = site("check", file).output
     assert "What would leave this site" in table and "num_subjects" in table
 
