@@ -27,11 +27,10 @@ class Author(Strict):
     @model_validator(mode="after")
     def _orcid_is_one(self) -> Self:
         if self.orcid is not None:
-            *digits, last = self.orcid.replace("-", "")
-            total = 0
-            for digit in digits:
+            digits, total = self.orcid.replace("-", ""), 0
+            for digit in digits[:-1]:
                 total = (total + int(digit)) * 2 % 11
-            if "0123456789X"[(12 - total) % 11] != last:
+            if "0123456789X"[(12 - total) % 11] != digits[-1]:
                 raise ValueError(f"orcid {self.orcid} is none: its last digit does not fit")
         return self
 

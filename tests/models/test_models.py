@@ -97,3 +97,14 @@ def test_weights_survive_the_trip_through_bytes(weights):
 def test_bytes_that_are_no_weights_are_refused():
     with pytest.raises(ModelError, match="safetensors"):
         weights_from_bytes(b"\x80\x04junk that could be a pickle")
+
+
+def test_the_digest_of_weights_is_of_their_names_not_of_their_order():
+    weights = weights_of(build_network(SMALL, num_classes=3))
+    other = dict(reversed(weights.items()))
+    assert list(other) != list(weights)
+    assert weights_digest(other) == weights_digest(weights)
+    assert weights_digest(weights_from_bytes(weights_to_bytes(weights))) == weights_digest(weights)
+    first, second = sorted(weights)[:2]
+    renamed = {{first: second, second: first}.get(n, n): array for n, array in weights.items()}
+    assert weights_digest(renamed) != weights_digest(weights)

@@ -82,11 +82,11 @@ class TestBoardReport:
 
     def test_exact_counts_bring_the_replace_one_figure(self, report):
         north, coast, _ = report.sites
-        assert coast.counts_exact and coast.whole_replace_one.epsilon > coast.whole.epsilon
+        assert coast.counts_told and coast.whole_replace_one.epsilon > coast.whole.epsilon
         assert coast.whole_replace_one.epsilon == pytest.approx(
             coast.verdict.replace_one.value, rel=0.02
         )
-        assert not north.counts_exact and north.whole_replace_one is None
+        assert not north.counts_told and north.whole_replace_one is None
 
     def test_self_audits_stand_beside_the_site_that_they_name(self, report):
         assert [len(site.self_audits) for site in report.sites] == [1, 0, 1]
