@@ -11,6 +11,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from federation.errors import FederationError
 from federation.experiment import Experiment
 from federation.files import write_atomically
@@ -146,6 +149,16 @@ def open_finished(folder: Path) -> FinishedRun:
         raise FederationError(f"{folder / MODEL}: {error}") from error
     receipts, closings = (_read_list(folder / name) for name in (RECEIPTS, CLOSINGS))
     return FinishedRun(folder, record, weights, receipts, closings)
+
+
+def example_input(experiment: Experiment) -> npt.NDArray[np.float32]:
+    """Return one image of noise, x_1CHW or x_1CDHW, normalised as the network sees images.
+
+    Made from the experiment's seed and shape alone: no site's image has a part in it.
+    """
+    random = np.random.default_rng(experiment.seed)
+    shape = (1, experiment.input.num_channels, *experiment.input.shape)
+    return random.standard_normal(shape, dtype=np.float32)
 
 
 def _record(value: Any, path: Path) -> RunRecord:

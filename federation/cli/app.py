@@ -22,6 +22,7 @@ from federation.cli.hub import app as hub_app
 from federation.cli.run import run
 from federation.cli.runs import COMMANDS
 from federation.cli.site import app as site_app
+from federation.cli.track import TRACK_HELP, track
 from federation.errors import FederationError
 from models.errors import ModelError
 
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.command("demo")(demo)
 app.command("run")(run)
 app.command("export", help=EXPORT_HELP)(export)
+app.command("track", help=TRACK_HELP)(track)
 for _command, _help in COMMANDS:
     app.command(_command.__name__, help=_help)(_command)
 app.add_typer(site_app, name="site")

@@ -6,9 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import yaml
-
 from federation.checkpoint import Checkpoint, RunState, storage_errors
 from federation.experiment import Experiment
 from federation.files import write_atomically
@@ -22,9 +19,10 @@ from federation.flower.server_app import (
 from federation.ledger.filter import BudgetPolicy, FilterState
 from federation.messages import RoundFinished
 from federation.privacy.plan import PrivacyPlan, make_plan
-from federation.run_record import MODEL, write_record
+from federation.run_record import MODEL, open_finished, write_record
+from federation.tracking.finished import tracked_run
 from federation.tracking.log import log_run
-from federation.tracking.runs import LoggedRun, TrackedModel, TrackedRun
+from federation.tracking.runs import LoggedRun
 from federation.tracking.store import open_store
 from federation.training import initial_weights
 from models.weights import weights_to_bytes
@@ -79,7 +77,7 @@ def carry_out(  # noqa: PLR0913 - all but three are named
         write_atomically(out / MODEL, model, mode=0o644)
         _record(experiment, result, out, model)
     store = open_store(out.resolve() / "mlflow")
-    tracked = log_run(_tracked(experiment, result, store))
+    tracked = log_run(tracked_run(open_finished(out), store))
     checkpoint.remove()
     return result, tracked, store
 
@@ -157,32 +155,6 @@ def _heads(result: RunResult) -> dict[str, str]:
     return released | {closing["site"]: closing["head"] for closing in result.closings}
 
 
-def _tracked(experiment: Experiment, result: RunResult, store: str) -> TrackedRun:
-    plan = make_plan(experiment)
-    values = experiment.model_dump(mode="json")
-    return TrackedRun(
-        store=store,
-        experiment=experiment.name,
-        name=f"{experiment.name}-{result.run[:8]}",
-        parameters=values | {"noise_multiplier": plan.noise_multiplier},
-        experiment_yaml=yaml.safe_dump(values, sort_keys=False),
-        experiment_digest=experiment.digest(),
-        events=result.events,
-        descriptions=result.descriptions,
-        receipts=result.receipts,
-        closings=result.closings,
-        heads=_heads(result),
-        model=TrackedModel(
-            spec=values["model"],
-            classes=experiment.task.classes,
-            weights=result.weights,
-            input_example=_synthetic_input(experiment),
-            value=values["task"] if experiment.task.learns == "values" else None,
-        ),
-        tags={"run": result.run} | _epsilon_tags(plan, result.receipts),
-    )
-
-
 def _epsilon(plan: PrivacyPlan, receipts: Sequence[dict[str, Any]]) -> dict[str, float | None]:
     """Return what this run cost each site, from its receipts (not what the site spent before)."""
     rounds = Counter(receipt["site"] for receipt in receipts)
@@ -193,15 +165,3 @@ def _epsilon(plan: PrivacyPlan, receipts: Sequence[dict[str, Any]]) -> dict[str,
         site: FilterState().after(plan.round_event.times(n)).spent_epsilon(policy)
         for site, n in rounds.items()
     }
-
-
-def _epsilon_tags(plan: PrivacyPlan, receipts: Sequence[dict[str, Any]]) -> dict[str, str]:
-    cost = _epsilon(plan, receipts).items()
-    return {f"epsilon/{site}": "infinite" if e is None else f"{e:.4f}" for site, e in cost}
-
-
-def _synthetic_input(experiment: Experiment) -> "np.ndarray[Any, np.dtype[np.float32]]":
-    """Return one image of noise, (1, channels, *shape): an example that shows no one."""
-    random = np.random.default_rng(experiment.seed)
-    shape = (1, experiment.input.num_channels, *experiment.input.shape)
-    return random.standard_normal(shape, dtype=np.float32)

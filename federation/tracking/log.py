@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from federation.errors import FederationError
 from federation.messages import RoundFinished
 from federation.tracking.runs import LoggedRun, TrackedModel, TrackedRun
-from federation.tracking.store import artifact_location, quiet_mlflow
+from federation.tracking.store import artifact_location, key, quiet_mlflow
 from models.weights import weights_to_bytes
 
 with quiet_mlflow():
@@ -28,10 +28,11 @@ with quiet_mlflow():
     from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
     from mlflow.telemetry import set_telemetry_client
     from mlflow.tracking._tracking_service.utils import _get_store
-    from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
+    from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
     from sqlalchemy.exc import SQLAlchemyError
 
     from federation.tracking.dataset import SiteDataset
+    from federation.tracking.site_runs import log_sites
 
 # MONAI imports MLflow wherever both are installed, maybe before our switches were set. This
 # reads them again, and drops a client that was made without them.
@@ -51,6 +52,9 @@ _T = TypeVar("_T")
 def log_run(run: TrackedRun) -> LoggedRun:
     """Record ``run``, register its model, and return where.
 
+    A run that is there already is left as it is. What an attempt that failed has left is deleted
+    first, so that there is one record of a run.
+
     Raises:
         FederationError: The store cannot be used, or the model does not load and predict.
     """
@@ -59,19 +63,49 @@ def log_run(run: TrackedRun) -> LoggedRun:
             return _log(_client(run.store), run)
         except (MlflowException, SQLAlchemyError, OSError) as error:
             raise FederationError(
-                f"MLflow could not record the run in {run.store}: {error}. The run's own results "
-                "are not affected. Choose another store folder or repair this one."
+                f"MLflow could not record the run in {_shown(run.store)}: {error}. The run's own "
+                "results are not affected. Choose another store, or repair this one, and record it "
+                "with: cohortium track RUN --to URI"
             ) from error
 
 
+def _shown(uri: str) -> str:
+    """Return a store's address without a name and password in it."""
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
 def _log(client: MlflowClient, run: TrackedRun) -> LoggedRun:
-    with _finished_or_failed(client, _new_run(client, run)) as run_id:
+    experiment_id = _experiment(client, run)
+    known = _recorded(client, experiment_id, run)
+    if known is not None:
+        return known
+    with _finished_or_failed(client, _new_run(client, experiment_id, run)) as run_id:
         _log_entries(client, run_id, run)
         _log_datasets(client, run_id, run)
         _log_evidence(client, run_id, run)
         info = _log_model(client, run_id, run)
+        log_sites(client, run_id, run)
         name, number = _register(client, run_id, info, run)
     return LoggedRun(run_id, name, number, f"models:/{name}/{number}")
+
+
+def _recorded(client: MlflowClient, experiment_id: str, run: TrackedRun) -> LoggedRun | None:
+    """Return where the run is recorded, if it is; delete what was begun of it and not finished."""
+    if not run.run:
+        return None
+    found = client.search_runs([experiment_id], f"tags.run = '{run.run}'")
+    for one in found:
+        run_id = one.info.run_id
+        versions = client.search_model_versions(f"run_id = '{run_id}'")
+        if one.info.status == "FINISHED" and versions:
+            name, number = versions[0].name, str(versions[0].version)
+            return LoggedRun(run_id, name, number, f"models:/{name}/{number}")
+        for site in client.search_runs(
+            [experiment_id], f"tags.{MLFLOW_PARENT_RUN_ID} = '{run_id}'"
+        ):
+            client.delete_run(site.info.run_id)
+        client.delete_run(run_id)
+    return None
 
 
 def _client(uri: str) -> MlflowClient:
@@ -103,25 +137,29 @@ def _finished_or_failed(client: MlflowClient, run_id: str) -> Iterator[str]:
     client.set_terminated(run_id, "FINISHED")
 
 
-def _new_run(client: MlflowClient, run: TrackedRun) -> str:
-    """Create the run by the client, which adds no user name, host path or repository."""
+def _experiment(client: MlflowClient, run: TrackedRun) -> str:
+    """Return the id of the experiment, which is made where there is none."""
     found = client.get_experiment_by_name(run.experiment)
     if found is not None and found.lifecycle_stage == "deleted":
         raise FederationError(
             f"Experiment {run.experiment!r} was deleted in {run.store}. Restore it with "
             f"`mlflow experiments restore -x {found.experiment_id}`, or use another store."
         )
-    experiment_id = (
-        client.create_experiment(run.experiment, artifact_location=artifact_location(run.store))
-        if found is None
-        else found.experiment_id
-    )
-    return str(client.create_run(experiment_id, run_name=run.name).info.run_id)
+    if found is not None:
+        return str(found.experiment_id)
+    place = artifact_location(run.store)
+    return str(client.create_experiment(run.experiment, artifact_location=place))
+
+
+def _new_run(client: MlflowClient, experiment_id: str, run: TrackedRun) -> str:
+    """Create the run by the client, which adds no user name, host path or repository."""
+    tags = {"run": run.run} if run.run else None
+    return str(client.create_run(experiment_id, run_name=run.name, tags=tags).info.run_id)
 
 
 def _log_entries(client: MlflowClient, run_id: str, run: TrackedRun) -> None:
-    params = [Param(_key(name), text) for name, text in _flat(run.parameters)]
-    tags = [RunTag(_key(name), text) for name, text in _tags(run).items()]
+    params = [Param(key(name), text) for name, text in _flat(run.parameters)]
+    tags = [RunTag(key(name), text) for name, text in _tags(run).items()]
     metrics = list(_metrics(run.events))
     for some_params in _batches(params, _ENTRIES_PER_BATCH):
         client.log_batch(run_id, params=some_params)
@@ -164,7 +202,7 @@ def _metrics(events: Iterable[RoundFinished]) -> Iterator[Metric]:
                 by_name.setdefault(name, []).append(score)
         values |= {f"mean/{name}": fmean(scores) for name, scores in by_name.items()}
         for name, value in values.items():
-            yield Metric(_key(name), value, now_ms, event.round)
+            yield Metric(key(name), value, now_ms, event.round)
 
 
 def _log_datasets(client: MlflowClient, run_id: str, run: TrackedRun) -> None:
@@ -269,15 +307,6 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
         else:
             text = value if isinstance(value, str) else json.dumps(value)
             yield f"{prefix}{name}", text[:_MAX_VALUE_LENGTH]
-
-
-def _key(name: str) -> str:
-    """Return the name with characters that MLflow refuses in names replaced.
-
-    >>> _key("ward-a/dice (grey)")
-    'ward-a/dice _grey_'
-    """
-    return re.sub(r"[^/\w.\- :]", "_", name)
 
 
 def _batches(items: list[_T], size: int) -> Iterator[list[_T]]:

@@ -43,6 +43,7 @@ class TrackedRun:
         receipts: Signed receipts as JSON values.
         heads: Site name to its ledger's head after the run, as JSON values.
         closings: What sites countersigned at the end, as JSON values.
+        run: Its id: the same run is recorded once, however often it is told. Of one without, anew.
         tags: Further facts as text, for example ``{"epsilon/ward-a": "7.9"}``; they are put on
             the registered model too.
     """
@@ -60,6 +61,7 @@ class TrackedRun:
     model: TrackedModel
     tags: Mapping[str, str] = field(default_factory=dict)
     closings: tuple[Mapping[str, Any], ...] = ()
+    run: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """Where runs are recorded: an MLflow tracking store and model registry on SQLite."""
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_NOISY_LOGGERS = ("mlflow", "alembic")
+_NOISY_LOGGERS = ("mlflow", "alembic", "urllib3.connectionpool")
 
 
 def open_store(folder: Path) -> str:
@@ -25,6 +26,15 @@ def artifact_location(uri: str) -> str | None:
     if not uri.startswith("sqlite:///"):
         return None
     return str(Path(uri.removeprefix("sqlite:///")).parent / "artifacts")
+
+
+def key(name: str) -> str:
+    """Return the name with characters that MLflow refuses in names replaced.
+
+    >>> key("ward-a/dice (grey)")
+    'ward-a/dice _grey_'
+    """
+    return re.sub(r"[^/\w.\- :]", "_", name)
 
 
 @contextmanager

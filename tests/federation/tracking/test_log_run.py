@@ -276,7 +276,7 @@ def test_a_store_that_is_no_store_is_an_error_with_a_way_out(tmp_path):
 
     run = tracked(tmp_path)
     Path(run.store.removeprefix("sqlite:///")).write_bytes(b"not a database" * 100)
-    with pytest.raises(FederationError, match="Choose another store folder"):
+    with pytest.raises(FederationError, match="Choose another store, or repair this one"):
         log_run(run)
 
 
