@@ -39,9 +39,14 @@ def bytes_of(array: Array) -> memoryview:
 
 
 def weights_digest(weights: Mapping[str, Array]) -> str:
-    """Return ``"sha256:<hex>"`` over names, shapes and little-endian float32 values, in order."""
+    """Return ``"sha256:<hex>"`` over names, shapes and little-endian float32 values.
+
+    In the order of the names, so that a model's file, which keeps no other, has the digest that
+    sites have signed.
+    """
     total = hashlib.sha256()
-    for name, array in weights.items():
+    for name in sorted(weights):
+        array = weights[name]
         header = f"{name}\0{','.join(map(str, array.shape))}\0"
         total.update(header.encode())
         total.update(bytes_of(array))
