@@ -53,6 +53,7 @@ ORDER = (
     {"flower", "tracking"},
     {"run", "demo"},
     {"export"},
+    {"lineage"},
     {"cli"},
 )
 # The ledger's event and policy types are what a privacy plan is made of, so ledger comes first.
