@@ -166,6 +166,11 @@ def test_verifying_needs_no_torch():
     assert not loaded & {"flwr", "mlflow", "torch", "monai", "opacus"}
 
 
+def test_lineage_needs_no_torch():
+    loaded = modules_loaded_by("import federation.lineage.reading, federation.lineage.picture")
+    assert not loaded & {"flwr", "mlflow", "torch", "monai", "opacus", "rocrate", "mlcroissant"}
+
+
 def test_the_command_line_starts_without_what_takes_seconds_to_load():
     loaded = modules_loaded_by("import federation.cli.app")
     assert "typer" in loaded

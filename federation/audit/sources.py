@@ -131,8 +131,8 @@ def _cannot_read(error: OSError) -> None:
 
 def _too_large(folder: Path, why: str) -> FederationError:
     return FederationError(
-        f"{folder} holds {why}, so it was not searched to the end. Name the ledgers, and the "
-        "others with --receipts and --closings."
+        f"{folder} holds {why}, so it was not searched to the end. Name the files in it "
+        "that you mean ('audit verify' takes --receipts and --closings)."
     )
 
 

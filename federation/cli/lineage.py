@@ -117,9 +117,11 @@ def _model(run: "Run") -> str:
 
 
 def _data(found: "Lineage", use: "Use") -> str:
+    from federation.audit.state import counted
+
     data = found.data_set_of(use)
     told = f"{data.site}/{' or '.join(data.names)}  {use.commitment[:23]}"
-    return f"{told}  {use.updates} updates{_gone(use)}"
+    return f"{told}  {counted(use.updates, 'update')}{_gone(use)}"
 
 
 def _gone(use: "Use") -> str:

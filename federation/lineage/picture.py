@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
+from federation.audit.state import counted
 from federation.lineage.graph import DataSet, Lineage, Run
 
-_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _MARGIN, _TOP = 250, 62, 130, 22, 24, 84
+_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _MARGIN, _TOP = 260, 82, 180, 22, 24, 92
 _LONGEST = 31
 _INK, _RED = "#1a1a1a", "#a3161a"
 _FILL = {
@@ -51,7 +52,9 @@ def svg(lineage: Lineage) -> str:
     places = _places(boxes, columns)
     width = max((x for x, _ in places.values()), default=0) + _WIDTH + _MARGIN
     height = max((y for _, y in places.values()), default=0) + _HEIGHT + _MARGIN
-    drawn = [_drawn_line(line, places) for line in lines]
+    ends = list(zip(lines, _ends(lines, places), strict=True))
+    drawn = [_drawn_line(line, start, end) for line, (start, end) in ends]
+    drawn += [_words(line, start) for line, (start, _) in ends if line.text]
     drawn += [_drawn_box(box, *places[box.key]) for box in boxes]
     return "\n".join(
         [
@@ -62,10 +65,10 @@ def svg(lineage: Lineage) -> str:
             f'<desc id="desc">{escape(told(lineage))}</desc>',
             '<rect width="100%" height="100%" fill="#ffffff"/>',
             f'<text x="{_MARGIN}" y="32" font-size="18" font-weight="bold">Lineage: '
-            f"{len(lineage.data_sets)} data sets, {len(lineage.runs)} runs, "
-            f"{len(lineage.models)} models</text>",
+            f"{_counts(lineage)}</text>",
             f'<text x="{_MARGIN}" y="56" font-size="13">Lines run from left to right. Dashed and '
             "red: the site has withdrawn its approval since.</text>",
+            *_caution(lineage),
             *drawn,
             "</svg>",
             "",
@@ -81,13 +84,28 @@ def told(lineage: Lineage) -> str:
         for use in lineage.uses_in(run):
             data = lineage.data_set_of(use)
             gone = f", withdrawn on {use.withdrawn[:10]}" if use.withdrawn else ""
-            used.append(f"{_name(data)} ({use.updates} updates{gone})")
+            used.append(f"{_name(data)} ({counted(use.updates, 'update')}{gone})")
         start = f" started from model {_short(run.started_from)}," if run.started_from else ""
         made = f"made model {_short(run.model)}" if run.model else "made a model not known here"
         sentences.append(
             f"Run {run.name[:12]}{start} used {', '.join(used) or 'no data set shown'} and {made}."
         )
     return " ".join(sentences) or "There is nothing to show."
+
+
+def _caution(lineage: Lineage) -> list[str]:
+    """Return what whoever is handed the picture alone would else get wrong."""
+    if all(data.linked_by for data in lineage.data_sets):
+        return []
+    return [
+        f'<text x="{_MARGIN}" y="75" font-size="13">Boxes of one site may be the same data: '
+        "each experiment has its own commitment to them.</text>"
+    ]
+
+
+def _counts(lineage: Lineage) -> str:
+    things = ((lineage.data_sets, "data set"), (lineage.runs, "run"), (lineage.models, "model"))
+    return ", ".join(counted(len(found), what) for found, what in things)
 
 
 def _short(digest: str) -> str:
@@ -106,7 +124,7 @@ def _data_boxes(lineage: Lineage) -> list[_Box]:
         if number > 1 and data.linked_by == "opening":
             told = f"{number} commitments, opened"
         gone = any(use.withdrawn for use in lineage.uses_of(data))
-        boxes.append(_Box(data.id, "data", (_name(data), told), gone))
+        boxes.append(_Box(data.id, "data", (data.site, " or ".join(data.names), told), gone))
     return boxes
 
 
@@ -139,7 +157,7 @@ def _model_boxes(lineage: Lineage) -> list[_Box]:
 def _lines(lineage: Lineage) -> list[_Line]:
     lines = []
     for use in lineage.uses:
-        text = f"{use.updates} updates"
+        text = counted(use.updates, "update")
         if use.withdrawn:
             text = f"withdrawn {use.withdrawn[:10]}"
         start, end = lineage.data_set_of(use).id, lineage.run_of(use).id
@@ -181,21 +199,46 @@ def _places(boxes: Sequence[_Box], columns: dict[str, int]) -> dict[str, tuple[i
     return places
 
 
-def _drawn_line(line: _Line, places: dict[str, tuple[int, int]]) -> str:
-    (left, upper), (right, lower) = places[line.start], places[line.end]
-    x1, y1, x2, y2 = left + _WIDTH, upper + _HEIGHT // 2, right, lower + _HEIGHT // 2
+_Point = tuple[int, int]
+
+
+def _ends(lines: Sequence[_Line], places: dict[str, _Point]) -> list[tuple[_Point, _Point]]:
+    """Return where lines leave and enter their boxes, spread over the boxes' sides.
+
+    What goes further up leaves further up, so that lines from one box do not cross.
+    """
+    ends = []
+    for line in lines:
+        leaving = sorted((places[one.end] for one in lines if one.start == line.start), key=_height)
+        entering = sorted((places[one.start] for one in lines if one.end == line.end), key=_height)
+        (left, upper), (right, lower) = places[line.start], places[line.end]
+        y1 = upper + _HEIGHT * (leaving.index((right, lower)) + 1) // (len(leaving) + 1)
+        y2 = lower + _HEIGHT * (entering.index((left, upper)) + 1) // (len(entering) + 1)
+        ends.append(((left + _WIDTH, y1), (right, y2)))
+    return ends
+
+
+def _height(point: _Point) -> int:
+    return point[1]
+
+
+def _drawn_line(line: _Line, start: _Point, end: _Point) -> str:
+    (x1, y1), (x2, y2) = start, end
     middle = (x1 + x2) // 2
     colour, dash = (_RED, ' stroke-dasharray="7 5"') if line.withdrawn else ("#4d4d4d", "")
-    path = (
+    return (
         f'<path d="M{x1} {y1} C{middle} {y1} {middle} {y2} {x2} {y2}" fill="none" '
         f'stroke="{colour}" stroke-width="2"{dash}/>'
         f'<path d="M{x2} {y2} l-9 -5 v10 z" fill="{colour}"/>'
     )
-    if not line.text:
-        return path
-    # Near its data set, where no two lines have met yet.
-    return path + (
-        f'<text x="{x1 + 6}" y="{y1 - 7}" font-size="11" fill="{colour}" stroke="#ffffff" '
+
+
+def _words(line: _Line, start: _Point) -> str:
+    """Return what a line says, over all lines and near its data set."""
+    x, y = start
+    colour = _RED if line.withdrawn else _INK
+    return (
+        f'<text x="{x + 6}" y="{y - 5}" font-size="11" fill="{colour}" stroke="#ffffff" '
         f'stroke-width="3" paint-order="stroke">{escape(line.text)}</text>'
     )
 
