@@ -19,11 +19,11 @@ hub's folder, an exported crate, a site's state folder. Nothing is sent anywhere
 
 \b
 Examples:
-  cohortium lineage runs/                                   # everything below
-  cohortium lineage runs/ --model sha256:90fb3a             # what made this model
-  cohortium lineage hub/ --dataset north-hospital/brain-mr  # what was made from these data
-  cohortium lineage hub/ site-a/state/                      # a site's own view, with withdrawals
-  cohortium lineage brains-crate/ --opening opening.json    # are these the data?
+  cohortium lineage runs/                                  # everything
+  cohortium lineage runs/ --model sha256:90fb3a            # what made it
+  cohortium lineage hub/ --dataset north-hospital/brain-mr # what used it
+  cohortium lineage hub/ site-a/state/                     # withdrawals, too
+  cohortium lineage brains-crate/ --opening opening.json   # are these the data?
   cohortium lineage runs/ --out lineage.svg --json > lineage.json
 
 A site's commitment to its data is another one for each experiment, so that nobody can link two
