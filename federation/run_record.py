@@ -119,11 +119,11 @@ def write_record(  # noqa: PLR0913 - what a run came to, by name
     return record
 
 
-def open_finished(folder: Path) -> FinishedRun:
-    """Read the folder that a run left.
+def read_record(folder: Path) -> RunRecord:
+    """Read the record of a run alone, without its model.
 
     Raises:
-        FederationError: There is no finished run in it, or its files do not fit each other.
+        FederationError: There is no finished run in the folder, or its record is damaged.
     """
     path = folder / RECORD
     try:
@@ -136,7 +136,16 @@ def open_finished(folder: Path) -> FinishedRun:
         ) from error
     except (OSError, ValueError) as error:
         raise FederationError(f"{path} cannot be read ({error}). Restore it.") from error
-    record = _record(value, path)
+    return _record(value, path)
+
+
+def open_finished(folder: Path) -> FinishedRun:
+    """Read the folder that a run left.
+
+    Raises:
+        FederationError: There is no finished run in it, or its files do not fit each other.
+    """
+    record = read_record(folder)
     model = _read(folder / MODEL)
     if sha256(model).hexdigest() != record.model_sha256:
         raise FederationError(

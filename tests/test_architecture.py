@@ -53,6 +53,7 @@ ORDER = (
     {"flower", "tracking"},
     {"run", "demo"},
     {"export"},
+    {"lineage"},
     {"cli"},
 )
 # The ledger's event and policy types are what a privacy plan is made of, so ledger comes first.
@@ -163,6 +164,11 @@ def test_reading_an_experiment_and_making_its_plan_needs_no_torch():
 def test_verifying_needs_no_torch():
     loaded = modules_loaded_by("import federation.audit.checking, federation.cli.audit")
     assert not loaded & {"flwr", "mlflow", "torch", "monai", "opacus"}
+
+
+def test_lineage_needs_no_torch():
+    loaded = modules_loaded_by("import federation.lineage.reading, federation.lineage.picture")
+    assert not loaded & {"flwr", "mlflow", "torch", "monai", "opacus", "rocrate", "mlcroissant"}
 
 
 def test_the_command_line_starts_without_what_takes_seconds_to_load():

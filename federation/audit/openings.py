@@ -1,6 +1,6 @@
 """Commitments to data sets, opened for an auditor and recomputed."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from federation.audit.replay import Replay
@@ -29,9 +29,20 @@ def opened(replay: Replay, openings: Sequence[Opening]) -> Opened:
     for record in replay.approvals:
         body = record.body
         committed.setdefault(body["experiment_digest"], set()).add(body["commitment"])
+    return opened_at(replay.site, committed, openings)
+
+
+def opened_at(
+    site: str, committed: Mapping[str, Collection[str]], openings: Sequence[Opening]
+) -> Opened:
+    """Recompute one site's commitments, wherever they stand.
+
+    Args:
+        committed: By experiment, the commitments that there are.
+    """
     roots, wrong = {}, []
     for opening in openings:
-        if opening.site != replay.site or opening.experiment_digest not in committed:
+        if opening.site != site or opening.experiment_digest not in committed:
             continue
         if opening.commitment in committed[opening.experiment_digest]:
             roots[opening.commitment] = opening.root

@@ -73,7 +73,7 @@ def find_sources(
     for path in paths:
         if path.is_dir():
             found.searched.append(path)
-            for file in _files_below(path):
+            for file in files_below(path, (LEDGER, RECEIPTS, CLOSINGS)):
                 _sort(found, file)
         elif not _sort(found, path):
             found.ledgers.append(path)
@@ -97,8 +97,12 @@ def _sort(found: Sources, file: Path) -> bool:
     return False
 
 
-def _files_below(folder: Path) -> Iterator[Path]:
-    """Yield files whose names say what they are. No link is followed, no depth is endless."""
+def files_below(folder: Path, endings: tuple[str, ...]) -> Iterator[Path]:
+    """Yield files whose names say what they are. No link is followed, no depth is endless.
+
+    Raises:
+        FederationError: The folder cannot be read, or is too large.
+    """
     entries = num_found = 0
     for place, folders, names in os.walk(folder, onerror=_cannot_read):
         entries += len(folders) + len(names)
@@ -109,7 +113,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
             raise _too_large(folder, f"folders deeper than {MAX_DEPTH}")
         for name in sorted(names):
             path = Path(place) / name
-            if not name.endswith((LEDGER, RECEIPTS, CLOSINGS)) or path.is_symlink():
+            if not name.endswith(endings) or path.is_symlink():
                 continue
             if path.is_file():
                 num_found += 1
@@ -127,8 +131,8 @@ def _cannot_read(error: OSError) -> None:
 
 def _too_large(folder: Path, why: str) -> FederationError:
     return FederationError(
-        f"{folder} holds {why}, so it was not searched to the end. Name the ledgers, and the "
-        "others with --receipts and --closings."
+        f"{folder} holds {why}, so it was not searched to the end. Name the files in it "
+        "that you mean ('audit verify' takes --receipts and --closings)."
     )
 
 

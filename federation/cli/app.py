@@ -19,6 +19,7 @@ from federation.cli.budget import app as budget_app
 from federation.cli.demo import demo
 from federation.cli.export import EXPORT_HELP, export
 from federation.cli.hub import app as hub_app
+from federation.cli.lineage import LINEAGE_HELP, lineage
 from federation.cli.run import run
 from federation.cli.runs import COMMANDS
 from federation.cli.site import app as site_app
@@ -39,6 +40,7 @@ app.command("demo")(demo)
 app.command("run")(run)
 app.command("export", help=EXPORT_HELP)(export)
 app.command("track", help=TRACK_HELP)(track)
+app.command("lineage", help=LINEAGE_HELP)(lineage)
 for _command, _help in COMMANDS:
     app.command(_command.__name__, help=_help)(_command)
 app.add_typer(site_app, name="site")

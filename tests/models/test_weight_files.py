@@ -94,3 +94,12 @@ def test_a_file_that_is_cut_after_it_was_opened_is_not_read_short(path):
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(ModelError, match=r"ends inside 'a\.bias'"):
         read["a.bias"]
+
+
+def test_a_digest_is_that_of_the_names_whatever_their_order():
+    weights = {"b": np.zeros((2,), np.float32), "a": np.ones((1, 2), np.float32)}
+    read = weights_from_bytes(weights_to_bytes(weights))
+    assert list(read) != list(weights)
+    assert weights_digest(read) == weights_digest(weights)
+    swapped = {"a": weights["b"], "b": weights["a"]}
+    assert weights_digest(swapped) != weights_digest(weights)
