@@ -56,7 +56,8 @@ def require_same(run: FinishedRun, folder: Path) -> None:
     """
     parser = ConfigParser()
     parser.read_config(folder / CONFIG)
-    parser["bundle_root"] = str(folder)
+    # From the root, so that its first letter means nothing to the parser.
+    parser["bundle_root"] = str(folder.resolve())
     try:
         parser.get_parsed_content("load_weights")
         network = parser.get_parsed_content("network")

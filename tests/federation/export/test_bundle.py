@@ -27,10 +27,11 @@ from federation.experiment import Experiment
 from federation.export import bundle
 from federation.export.bundle_config import EXPRESSIONS
 from federation.export.bundle_metadata import metadata, require_valid
+from federation.export.bundle_readme import readme
 from federation.export.examples import outputs_of, trained_network
 from federation.export.formats import export
 from tests.data_adapters.scans import put
-from tests.experiments import demo_values, tiny_experiment
+from tests.experiments import demo_values, tiny_experiment, unprotected
 from tests.federation.classification import classification
 from tests.federation.regression import regression
 
@@ -38,12 +39,13 @@ from tests.federation.regression import regression
 pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarning")
 
 RUN_IT = """\
-import socket, sys, json
+import json, os, socket, sys
 def refuse(*a, **k): raise AssertionError("the bundle asked for the network")
 socket.socket.connect = refuse
 sys.modules.update(dict.fromkeys(("federation", "models", "data_adapters")))
 import monai.bundle
-for values in json.loads(sys.argv[1]):
+for folder, values in json.loads(sys.argv[1]):
+    os.chdir(folder)
     monai.bundle.run(**values)
 """
 ORIENTED = transforms.Orientation(axcodes="SAR", labels=(("L", "R"), ("P", "A"), ("I", "S")))
@@ -148,13 +150,13 @@ class Made:
                 str(write_scan(self.scan(name, scan), *grid, seed=seed))
                 for seed, (scan, *grid) in enumerate(SCANS[name])
             ]
-            calls.append(self._call(name, scans))
+            calls.append((str(folder / name), self._call(name, scans)))
         run_all(calls)
 
     def _call(self, name, scans):
         values = {
-            "config_file": str(self.folder / name / "configs/inference.json"),
-            "bundle_root": str(self.folder / name),
+            "config_file": "configs/inference.json",
+            "bundle_root": ".",
             "output_dir": str(self.folder / f"{name}-out"),
             "skip_logits": False,
         }
@@ -424,6 +426,12 @@ class TestMetadata:
         assert told["privacy"]["epsilon_of_this_run"][0] == {"site": "bio-lab", "epsilon": 7.5}
         assert told["provenance"]["experiment_digest"] == finished.record.experiment.digest()
         assert told["provenance"]["ledger_heads"][0]["head"] == "sha256:" + "ef" * 32
+
+    def test_a_run_without_protection_says_so(self, finish, about):
+        run = finish(unprotected(tiny_experiment()))
+        told = metadata(run, about)["privacy"]
+        assert told["unit"] is None and told["delta"] is None
+        assert "epsilon is infinite" in readme(run, about)
 
     def test_text_of_others_never_becomes_code_in_monais_parser(self, finished, about, tmp_path):
         trap = f"$__import__('pathlib').Path({str(tmp_path / 'x')!r}).touch()"

@@ -16,7 +16,7 @@ from federation.experiment import Experiment
 from federation.export import onnx_file
 from federation.export.examples import example_input, outputs_of, trained_network
 from federation.export.formats import export
-from tests.experiments import demo_values
+from tests.experiments import demo_values, tiny_experiment
 from tests.federation.classification import classification
 from tests.federation.regression import regression
 
@@ -31,15 +31,20 @@ def told_by(path) -> dict[str, str]:
     return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
 
 
-class TestSegmentation:
-    @pytest.fixture
-    def model(self, finished, about, tmp_path) -> Path:
-        export(finished, about, "onnx", tmp_path / "out")
-        return tmp_path / "out/model.onnx"
+@pytest.fixture(scope="module")
+def exported(finish, about, tmp_path_factory):
+    """Return a run and its file."""
+    run = finish(tiny_experiment())
+    out = tmp_path_factory.mktemp("onnx") / "out"
+    export(run, about, "onnx", out)
+    return run, out / "model.onnx"
 
-    def test_it_gives_our_numbers_and_says_whose_it_is(self, model, finished, machines_words):
-        record = finished.record
-        images, network = example_input(record.experiment), trained_network(finished)
+
+class TestSegmentation:
+    def test_it_gives_our_numbers_and_says_whose_it_is(self, exported, machines_words):
+        run, model = exported
+        record = run.record
+        images, network = example_input(record.experiment), trained_network(run)
         ours = outputs_of(network, images)
         assert np.allclose(outputs_in_onnxruntime(model, images), ours, rtol=0, atol=1e-5)
         onnx.checker.check_model(onnx.load(model), full_check=True)
@@ -61,13 +66,17 @@ class TestSegmentation:
         words = (*machines_words, "site-packages", "federation/export", ".py")
         assert not [word for word in words if word.encode() in content]
 
-    def test_the_same_run_gives_the_same_bytes(self, model, finished, about, tmp_path):
-        export(finished, about, "onnx", tmp_path / "again")
-        assert (tmp_path / "again/model.onnx").read_bytes() == model.read_bytes()
+    def test_the_command_writes_the_same_bytes_again(self, exported, about_file, tmp_path):
+        run, model = exported
+        given = ["export", str(run.path), "--format", "onnx", "--about", str(about_file)]
+        result = CliRunner().invoke(app, [*given, "--out", str(tmp_path / "out")])
+        assert result.exit_code == 0, result.output
+        assert (tmp_path / "out/model.onnx").read_bytes() == model.read_bytes()
 
-    def test_changed_weights_and_a_broken_file_are_found(self, model, finished):
-        network = trained_network(finished)
-        images = example_input(finished.record.experiment)
+    def test_changed_weights_and_a_broken_file_are_found(self, exported):
+        run, model = exported
+        network = trained_network(run)
+        images = example_input(run.record.experiment)
         assert onnx_file.difference_from(onnx.load(model), network, images) < 1e-4
         with torch.no_grad():
             list(network.parameters())[-1].add_(0.01)
@@ -130,10 +139,3 @@ def test_the_other_networks_are_told(model, finish, about, tmp_path):
     values = demo_values() | {"input": PLANE, "model": {"spatial_dims": 2, **model}}
     finished = finish(Experiment.model_validate(values))
     assert export(finished, about, "onnx", tmp_path / "out") == [Path("model.onnx")]
-
-
-def test_the_command_writes_it(finished, about_file, tmp_path):
-    given = ["export", str(finished.path), "--format", "onnx", "--about", str(about_file)]
-    result = CliRunner().invoke(app, [*given, "--out", str(tmp_path / "out")])
-    assert result.exit_code == 0, result.output
-    assert (tmp_path / "out/model.onnx").is_file()
