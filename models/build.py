@@ -1,6 +1,8 @@
 """Specs to MONAI networks, and networks to named float32 arrays."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,14 @@ from models.specs import (
     UNetSpec,
 )
 
+_CLASSES: dict[str, Callable[..., nn.Module]] = {
+    "AttentionUnet": AttentionUnet,
+    "DenseNet": DenseNet,
+    "DynUNet": DynUNet,
+    "ResNet": ResNet,
+    "SegResNet": SegResNet,
+    "UNet": UNet,
+}
 _UNET_NORMS = {
     "instance": ("instance", {"affine": False}),
     "group": ("group", {"num_groups": 4}),
@@ -51,93 +61,115 @@ def build_network(spec: AnyModel, *, num_classes: int, seed: int = 0) -> nn.Modu
 
 
 def _make(spec: AnyModel, num_classes: int) -> nn.Module:
+    made = constructor(spec, num_classes)
+    network = _CLASSES[made.name](**made.arguments)
+    # These two keep BatchNorm in MONAI 1.6, whatever they are asked for.
+    if isinstance(spec, AttentionUnetSpec | ResNetSpec):
+        return make_dp_safe(network)[0]
+    return network
+
+
+@dataclass(frozen=True)
+class Constructor:
+    """How MONAI makes a network, before anything of ours is done to it.
+
+    Attributes:
+        name: Of a class in ``monai.networks.nets``.
+        arguments: Keyword arguments, JSON values but for tuples.
+    """
+
+    name: str
+    arguments: dict[str, Any]
+
+
+def constructor(spec: AnyModel, num_classes: int) -> Constructor:
+    """Return what MONAI is asked for, for ``build_network`` and for exports."""
     match spec:
         case UNetSpec():
-            return _unet(spec, num_classes)
+            return Constructor("UNet", _unet(spec, num_classes))
         case SegResNetSpec():
-            return _segresnet(spec, num_classes)
+            return Constructor("SegResNet", _segresnet(spec, num_classes))
         case DynUNetSpec():
-            return _dynunet(spec, num_classes)
+            return Constructor("DynUNet", _dynunet(spec, num_classes))
         case DenseNetSpec():
-            return _densenet(spec, num_classes)
-        # These two keep BatchNorm in MONAI 1.6, whatever they are asked for.
+            return Constructor("DenseNet", _densenet(spec, num_classes))
         case AttentionUnetSpec():
-            return make_dp_safe(_attention_unet(spec, num_classes))[0]
+            return Constructor("AttentionUnet", _attention_unet(spec, num_classes))
         case ResNetSpec():
-            return make_dp_safe(_resnet(spec, num_classes))[0]
+            return Constructor("ResNet", _resnet(spec, num_classes))
 
 
-def _unet(spec: UNetSpec, num_classes: int) -> nn.Module:
-    return UNet(
-        spatial_dims=spec.spatial_dims,
-        in_channels=spec.in_channels,
-        out_channels=num_classes,
-        channels=spec.channels,
-        strides=spec.strides,
-        num_res_units=spec.num_res_units,
-        norm=_UNET_NORMS[spec.norm],
-    )
+def _unet(spec: UNetSpec, num_classes: int) -> dict[str, Any]:
+    return {
+        "spatial_dims": spec.spatial_dims,
+        "in_channels": spec.in_channels,
+        "out_channels": num_classes,
+        "channels": spec.channels,
+        "strides": spec.strides,
+        "num_res_units": spec.num_res_units,
+        "norm": _UNET_NORMS[spec.norm],
+    }
 
 
-def _segresnet(spec: SegResNetSpec, num_classes: int) -> nn.Module:
-    return SegResNet(
-        spatial_dims=spec.spatial_dims,
-        in_channels=spec.in_channels,
-        out_channels=num_classes,
-        init_filters=spec.init_filters,
-        blocks_down=spec.blocks_down,
-        blocks_up=spec.blocks_up,
-    )
+def _segresnet(spec: SegResNetSpec, num_classes: int) -> dict[str, Any]:
+    return {
+        "spatial_dims": spec.spatial_dims,
+        "in_channels": spec.in_channels,
+        "out_channels": num_classes,
+        "init_filters": spec.init_filters,
+        "blocks_down": spec.blocks_down,
+        "blocks_up": spec.blocks_up,
+    }
 
 
-def _dynunet(spec: DynUNetSpec, num_classes: int) -> nn.Module:
-    return DynUNet(
-        spatial_dims=spec.spatial_dims,
-        in_channels=spec.in_channels,
-        out_channels=num_classes,
-        kernel_size=[3] * len(spec.channels),
-        strides=[1, *spec.strides],
-        upsample_kernel_size=list(spec.strides),
-        filters=spec.channels,
-        norm_name=_DYNUNET_NORMS[spec.norm],
-        res_block=spec.res_block,
-    )
+def _dynunet(spec: DynUNetSpec, num_classes: int) -> dict[str, Any]:
+    return {
+        "spatial_dims": spec.spatial_dims,
+        "in_channels": spec.in_channels,
+        "out_channels": num_classes,
+        "kernel_size": [3] * len(spec.channels),
+        "strides": [1, *spec.strides],
+        "upsample_kernel_size": list(spec.strides),
+        "filters": spec.channels,
+        "norm_name": _DYNUNET_NORMS[spec.norm],
+        "res_block": spec.res_block,
+    }
 
 
-def _attention_unet(spec: AttentionUnetSpec, num_classes: int) -> nn.Module:
-    return AttentionUnet(
-        spatial_dims=spec.spatial_dims,
-        in_channels=spec.in_channels,
-        out_channels=num_classes,
-        channels=spec.channels,
-        strides=spec.strides,
-    )
+def _attention_unet(spec: AttentionUnetSpec, num_classes: int) -> dict[str, Any]:
+    return {
+        "spatial_dims": spec.spatial_dims,
+        "in_channels": spec.in_channels,
+        "out_channels": num_classes,
+        "channels": spec.channels,
+        "strides": spec.strides,
+    }
 
 
-def _resnet(spec: ResNetSpec, num_classes: int) -> nn.Module:
-    return ResNet(
-        spec.block,
-        list(spec.blocks),
-        list(spec.channels),
-        spatial_dims=spec.spatial_dims,
-        n_input_channels=spec.in_channels,
-        conv1_t_size=spec.first_kernel,
-        conv1_t_stride=spec.first_stride,
-        no_max_pool=not spec.max_pool,
-        num_classes=num_classes,
-    )
+def _resnet(spec: ResNetSpec, num_classes: int) -> dict[str, Any]:
+    return {
+        "block": spec.block,
+        "layers": list(spec.blocks),
+        "block_inplanes": list(spec.channels),
+        "spatial_dims": spec.spatial_dims,
+        "n_input_channels": spec.in_channels,
+        "conv1_t_size": spec.first_kernel,
+        "conv1_t_stride": spec.first_stride,
+        "no_max_pool": not spec.max_pool,
+        "num_classes": num_classes,
+    }
 
 
-def _densenet(spec: DenseNetSpec, num_classes: int) -> nn.Module:
-    return DenseNet(
-        spatial_dims=spec.spatial_dims,
-        in_channels=spec.in_channels,
-        out_channels=num_classes,
-        init_features=spec.init_features,
-        growth_rate=spec.growth,
-        block_config=spec.block_layers,
-        norm=_DENSENET_NORM,
-    )
+def _densenet(spec: DenseNetSpec, num_classes: int) -> dict[str, Any]:
+    return {
+        "spatial_dims": spec.spatial_dims,
+        "in_channels": spec.in_channels,
+        "out_channels": num_classes,
+        "init_features": spec.init_features,
+        "growth_rate": spec.growth,
+        "block_config": spec.block_layers,
+        "norm": _DENSENET_NORM,
+    }
 
 
 def weights_of(network: nn.Module) -> dict[str, npt.NDArray[np.float32]]:

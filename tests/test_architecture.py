@@ -16,7 +16,13 @@ MAY_IMPORT = {
     "models": set(),
     "federation": {"data_adapters", "models"},
 }
-ONLY_IN = {"flwr": "federation/flower/", "mlflow": "federation/tracking/"}
+ONLY_IN = {
+    "flwr": "federation/flower/",
+    "jsonschema": "federation/export/",
+    "mlflow": "federation/tracking/",
+    "onnx": "federation/export/",
+    "onnxruntime": "federation/export/",
+}
 
 # Order inside federation/: a module may import what stands at or before its own place.
 ORDER = (

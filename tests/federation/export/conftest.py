@@ -1,5 +1,7 @@
 """A finished run on disk, of any experiment, without training: its weights are the drawn ones."""
 
+import getpass
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,10 +70,10 @@ def finished_run(folder: Path, experiment: Experiment) -> FinishedRun:
     return open_finished(folder)
 
 
-@pytest.fixture
-def finish(tmp_path) -> Callable[[Experiment], FinishedRun]:
+@pytest.fixture(scope="session")
+def finish(tmp_path_factory) -> Callable[[Experiment], FinishedRun]:
     """Return what leaves a finished run of an experiment."""
-    return lambda experiment: finished_run(tmp_path / "run", experiment)
+    return lambda experiment: finished_run(tmp_path_factory.mktemp("finished") / "run", experiment)
 
 
 @pytest.fixture
@@ -79,7 +81,7 @@ def finished(finish) -> FinishedRun:
     return finish(tiny_experiment())
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def about() -> About:
     return About.model_validate(
         {
@@ -99,3 +101,15 @@ def about_file(about, tmp_path) -> Path:
     # YAML reads JSON.
     path.write_text(about.model_dump_json(exclude_none=True))
     return path
+
+
+@pytest.fixture(scope="session")
+def machines_words(tmp_path_factory) -> tuple[str, ...]:
+    """Return what would tell on which machine, and by whom, a file was made.
+
+    Names of a few letters are looked for only where a path has them: bytes of weights have all.
+    """
+    folder = str(tmp_path_factory.getbasetemp())
+    user, host = getpass.getuser(), socket.gethostname()
+    names = [name if len(name) > 6 else f"/{name}/" for name in (user, host)]
+    return (folder, str(Path.home()) + "/", str(Path(__file__).parents[3]), *names)
