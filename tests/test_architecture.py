@@ -16,7 +16,12 @@ MAY_IMPORT = {
     "models": set(),
     "federation": {"data_adapters", "models"},
 }
-ONLY_IN = {"flwr": "federation/flower/", "mlflow": "federation/tracking/"}
+ONLY_IN = {
+    "flwr": "federation/flower/",
+    "mlflow": "federation/tracking/",
+    "bioimageio": "federation/export/",
+    "matplotlib": "federation/export/",
+}
 
 # Order inside federation/: a module may import what stands at or before its own place.
 ORDER = (
