@@ -6,7 +6,7 @@ from data_adapters.inputs import PatchInput, SliceInput
 from federation.experiment import Experiment, RegressionTask, SubjectDP
 from federation.export.about import About, Citation
 from federation.export.bioimage_tensors import OUTPUT, spacing_of
-from federation.export.summaries import Curve, class_names, curves
+from federation.export.summaries import Curve, class_names, curves, rounded_up
 from federation.run_record import FinishedRun, RunRecord
 
 
@@ -170,7 +170,7 @@ def _privacy(record: RunRecord) -> Iterator[str]:
     yield from ("", "| site | epsilon of this run | delta |", "|---|---|---|")
     for site in sorted(record.epsilon):
         epsilon = record.epsilon[site]
-        told = "infinite" if epsilon is None else f"{epsilon:.4f}"
+        told = "infinite" if epsilon is None else rounded_up(epsilon, 4)
         yield f"| {site} | {told} | {privacy.delta:g} |"
     yield from (
         "",

@@ -25,6 +25,7 @@ _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#
 _LINES = ("#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#1d2733", "#999999")
 _INK, _PALE, _BACKGROUND = "#1d2733", "#5b6875", "#e9edf1"
 _MOST_NAMED = 6
+_SCORES = {"dice": "Dice", "auc": "AUC", "mae": "Mean absolute error"}
 
 
 def draw_cover(run: FinishedRun, about: About, network: nn.Module, path: Path) -> None:
@@ -62,7 +63,9 @@ def _privacy(run: FinishedRun) -> str:
     spent = [value for value in run.record.epsilon.values() if value is not None]
     if not isinstance(privacy, SubjectDP) or not spent:
         return "no differential privacy"
-    return f"each subject protected: ε ≤ {max(spent):.2f}, δ = {privacy.delta:g}"
+    return f"each subject protected: ε ≤ {max(spent):.2f}, δ ≤ {privacy.delta:.0e}".replace(
+        "e-0", "e-"
+    )
 
 
 def _noise(figure: Figure, images: npt.NDArray[np.float32]) -> None:
@@ -99,14 +102,16 @@ def _segmentation(axes: Any, experiment: Experiment, given: npt.NDArray[np.float
     patches = [Patch(facecolor=c, edgecolor=_PALE, linewidth=0.5, label=n) for c, n in pairs]
     axes.legend(
         handles=patches,
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.02),
-        ncols=min(3, len(patches)),
+        loc="upper left",
+        bbox_to_anchor=(-0.02, -0.01),
+        borderaxespad=0.2,
+        ncols=3 if sum(len(name) for _, name in pairs[:3]) < 36 else 2,
         frameon=False,
-        fontsize=11,
+        fontsize=10,
         labelcolor=_INK,
-        handlelength=1.1,
-        columnspacing=1.2,
+        handlelength=0.9,
+        handletextpad=0.5,
+        columnspacing=0.9,
     )
 
 
@@ -124,7 +129,13 @@ def _shares(axes: Any, experiment: Experiment, given: npt.NDArray[np.float32]) -
 def _scores(figure: Figure, run: FinishedRun) -> None:
     told, task = curves(run.record), run.record.experiment.task
     axes = figure.add_axes((0.655, 0.17, 0.32, 0.58))
-    axes.set_title(f"{task.score} by round", fontsize=14, color=_INK, loc="left", pad=10)
+    axes.set_title(
+        f"{_SCORES[task.score]} on public subjects",
+        fontsize=14,
+        color=_INK,
+        loc="left",
+        pad=10,
+    )
     if not told:
         axes.text(0.5, 0.5, "no public subjects", ha="center", color=_PALE, fontsize=13)
         axes.set_axis_off()
@@ -148,7 +159,7 @@ def _scores(figure: Figure, run: FinishedRun) -> None:
 def _panel(figure: Figure, place: tuple[float, float, float, float], title: str) -> Any:
     axes = figure.add_axes(place)
     axes.set_title(title, fontsize=14, color=_INK, loc="left", pad=10)
-    axes.set(xticks=[], yticks=[])
+    axes.set(xticks=[], yticks=[], anchor="NW")
     for spine in axes.spines.values():
         spine.set_visible(False)
     return axes
