@@ -16,7 +16,7 @@ from torch import nn
 from federation.experiment import Experiment, RegressionTask, SubjectDP
 from federation.export.about import About
 from federation.export.examples import example_input, outputs_of
-from federation.export.summaries import class_names, curves
+from federation.export.summaries import class_names, curves, rounded_up
 from federation.run_record import FinishedRun
 
 # Okabe and Ito's colours, which people who see fewer of them tell apart (jfly.uni-koeln.de/color).
@@ -63,9 +63,8 @@ def _privacy(run: FinishedRun) -> str:
     spent = [value for value in run.record.epsilon.values() if value is not None]
     if not isinstance(privacy, SubjectDP) or not spent:
         return "no differential privacy"
-    return f"each subject protected: ε ≤ {max(spent):.2f}, δ ≤ {privacy.delta:.0e}".replace(
-        "e-0", "e-"
-    )
+    delta = f"{privacy.delta:g}".replace("e-0", "e-")
+    return f"each subject protected: ε ≤ {rounded_up(max(spent), 2)}, δ = {delta}"
 
 
 def _noise(figure: Figure, images: npt.NDArray[np.float32]) -> None:
