@@ -18,10 +18,14 @@ MAY_IMPORT = {
 }
 ONLY_IN = {
     "flwr": "federation/flower/",
-    "jsonschema": "federation/export/",
     "mlflow": "federation/tracking/",
+    "bioimageio": "federation/export/",
+    "jsonschema": "federation/export/",
+    "matplotlib": "federation/export/",
+    "mlcroissant": "federation/export/",
     "onnx": "federation/export/",
     "onnxruntime": "federation/export/",
+    "rocrate": "federation/export/",
 }
 
 # Order inside federation/: a module may import what stands at or before its own place.

@@ -17,9 +17,10 @@ from federation.errors import FederationError
 from federation.export.about import About
 from federation.export.bundle_config import inference_config
 from federation.export.bundle_metadata import metadata
-from federation.export.bundle_network import network_config, plain_network, state_of
+from federation.export.bundle_network import network_config
 from federation.export.bundle_readme import data_licences, licence, readme
 from federation.export.examples import example_input, outputs_of, trained_network
+from federation.export.torch_files import state_of, without_parametrizations
 from federation.run_record import FinishedRun
 
 CONFIG = Path("configs/inference.json")
@@ -33,7 +34,7 @@ def write(run: FinishedRun, about: About, folder: Path) -> None:
             another network of it.
     """
     experiment = run.record.experiment
-    network = plain_network(trained_network(run))
+    network = without_parametrizations(trained_network(run))
     config = inference_config(experiment, network_config(experiment, network))
     for part in ("configs", "models", "docs"):
         (folder / part).mkdir()

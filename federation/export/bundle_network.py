@@ -12,11 +12,10 @@ import torch
 from monai.networks import nets
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils import parametrize
 
 from federation.errors import FederationError
 from federation.experiment import Experiment
-from models.build import Constructor, constructor
+from models.architecture import MODULE, Architecture, architecture_of
 
 Config = dict[str, Any]
 
@@ -25,14 +24,14 @@ def network_config(experiment: Experiment, network: nn.Module) -> Config:
     """Return the entries ``network_def`` and what it is made from.
 
     Args:
-        network: As ``plain_network`` returns it.
+        network: As ``without_parametrizations`` returns it.
 
     Raises:
         FederationError: A layer differs from MONAI's own in a way that a bundle cannot tell.
     """
-    made = constructor(experiment.model, experiment.task.num_outputs)
+    made = architecture_of(experiment.model, num_classes=experiment.task.num_outputs)
     replaced = _replacements(made, network)
-    own = {"_target_": f"monai.networks.nets.{made.name}", **made.arguments}
+    own = {"_target_": f"{MODULE}.{made.network}", **made.arguments}
     if not replaced:
         return {"network_def": own}
     return {
@@ -55,26 +54,10 @@ def network_config(experiment: Experiment, network: nn.Module) -> Config:
     }
 
 
-def plain_network(network: nn.Module) -> nn.Module:
-    """Return the network with standardised weights as plain ones, in place.
-
-    Its convolutions then get the very numbers that they got before.
-    """
-    for layer in list(network.modules()):
-        if parametrize.is_parametrized(layer, "weight"):
-            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
-    return network
-
-
-def state_of(network: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the state dict, each tensor with memory of its own."""
-    return {name: value.detach().clone() for name, value in network.state_dict().items()}
-
-
-def _replacements(made: Constructor, network: nn.Module) -> dict[str, nn.GroupNorm]:
+def _replacements(made: Architecture, network: nn.Module) -> dict[str, nn.GroupNorm]:
     """Return, by name, what stands where MONAI has BatchNorm."""
     with torch.random.fork_rng(devices=[]):
-        monais = dict(getattr(nets, made.name)(**made.arguments).named_modules())
+        monais = dict(getattr(nets, made.network)(**made.arguments).named_modules())
     found: dict[str, nn.GroupNorm] = {}
     for name, layer in network.named_modules():
         own = monais.get(name)
@@ -82,7 +65,7 @@ def _replacements(made: Constructor, network: nn.Module) -> dict[str, nn.GroupNo
             continue
         if not isinstance(own, _BatchNorm) or not isinstance(layer, nn.GroupNorm):
             raise FederationError(
-                f"Layer {name!r} is {type(layer).__name__}, which MONAI's {made.name} does not "
+                f"Layer {name!r} is {type(layer).__name__}, which MONAI's {made.network} does not "
                 "have there, so that no MONAI bundle can tell this network. Use --format onnx."
             )
         found[name] = layer

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import isfinite
 from statistics import fmean, pstdev
 
 from federation.audit.report_meaning import in_words
@@ -11,6 +10,7 @@ from federation.audit.report_words import counted
 from federation.experiment import Experiment, SubjectDP
 from federation.export.about import About
 from federation.export.charts import score_curves
+from federation.export.summaries import curves as curves_of
 from federation.run_record import FinishedRun, RunRecord
 
 HIGHER_SCORES = {"dice": "Dice (mean over classes, 1 is best)", "auc": "AUC (1 is best)"}
@@ -154,7 +154,7 @@ def _training(record: RunRecord) -> Iterator[Block]:
 
 def _performance(record: RunRecord) -> Iterator[Block]:
     task = record.experiment.task
-    curves = curves_of(record)
+    curves = {c.site: list(zip(c.rounds, c.values, strict=True)) for c in curves_of(record)}
     if not curves:
         yield "No site scored the model: none declares public subjects. Its performance is unknown."
         return
@@ -179,16 +179,6 @@ def _performance(record: RunRecord) -> Iterator[Block]:
     yield Picture("scores", svg, f"{task.score} of each site after each round.")
     yield from _by_class(record)
     yield from _fairness(record, curves)
-
-
-def curves_of(record: RunRecord) -> dict[str, list[tuple[int, float]]]:
-    """Return, by site, (round, score) of the task's own score."""
-    name, curves = record.experiment.task.score, dict[str, list[tuple[int, float]]]()
-    for event in record.events:
-        for site, scores in sorted(event.scores.items()):
-            if name in scores and isfinite(scores[name]):
-                curves.setdefault(site, []).append((event.round, scores[name]))
-    return curves
 
 
 def _by_class(record: RunRecord) -> Iterator[Block]:

@@ -9,7 +9,8 @@ import pytest
 from federation.audit.report_numbers import advantage
 from federation.experiment import NoPrivacy
 from federation.export.card import markdown, page, plain, write
-from federation.export.card_parts import curves_of, parts_of
+from federation.export.card_parts import parts_of
+from federation.export.summaries import curves
 from federation.messages import RoundFinished
 from tests.federation.export.conftest import SITES
 from tests.federation.regression import regression
@@ -116,7 +117,7 @@ def test_a_model_without_privacy_says_none(finished, about):
 def test_scores_that_are_no_numbers_are_left_out(finished):
     broken = replace(finished.record.events[2], scores={SITES[0]: {"dice": float("nan")}})
     record = replace(finished.record, events=(*finished.record.events[:2], broken))
-    assert [n for n, _ in curves_of(record)[SITES[0]]] == [0, 1]
+    assert [curve.rounds for curve in curves(record)] == [(0, 1)] * 2
 
 
 def test_what_others_wrote_cannot_become_markup(finished, about):
