@@ -156,7 +156,7 @@ def test_the_documentation_states_privacy_and_how_to_check_it(packages, runs):
     record = runs["unet-2d"].record
     named = (record.experiment.digest(), record.run, record.model_digest, *record.heads.values())
     assert all(name in text for name in named)
-    assert "| ward | 7.5000 | 1e-05 |" in text and "cohortium audit verify" in text
+    assert "| north-hospital | 7.5000 | 1e-05 |" in text and "cohortium audit verify" in text
 
 
 def test_the_formats_normalisation_is_trainings_up_to_the_deviations_divisor():
