@@ -35,7 +35,7 @@ ORDER = (
     {"experiment", "messages", "data_use", "cohort"},
     {"ledger"},
     {"authors", "software", "linking", "egress", "agent_state", "signed_requests", "starting"},
-    {"run_record"},
+    {"run_record", "foreign_weights"},
     {"certificates", "proxy"},
     {"hub_folder", "hub_runs"},
     {"privacy"},

@@ -24,6 +24,7 @@ from federation.cli.run import run
 from federation.cli.runs import COMMANDS
 from federation.cli.site import app as site_app
 from federation.cli.track import TRACK_HELP, track
+from federation.cli.weights import WEIGHTS_HELP, weights
 from federation.errors import FederationError
 from models.errors import ModelError
 
@@ -40,6 +41,7 @@ app.command("demo")(demo)
 app.command("run")(run)
 app.command("export", help=EXPORT_HELP)(export)
 app.command("track", help=TRACK_HELP)(track)
+app.command("weights", help=WEIGHTS_HELP)(weights)
 app.command("lineage", help=LINEAGE_HELP)(lineage)
 for _command, _help in COMMANDS:
     app.command(_command.__name__, help=_help)(_command)
