@@ -89,6 +89,8 @@ def _draw(picture: str, out: Path) -> None:
 
 
 def _show(found: "Lineage") -> None:
+    from federation.audit.state import counted
+
     typer.echo("What made each model")
     for run in found.runs:
         typer.echo(f"  {_model(run)}")
@@ -101,7 +103,8 @@ def _show(found: "Lineage") -> None:
     for data in found.data_sets:
         typer.echo(f"  {data.site}/{' or '.join(data.names)}")
         if data.linked_by:
-            typer.echo(f"    {len(data.commitments)} commitments, linked by {data.linked_by}")
+            number = counted(len(data.commitments), "commitment")
+            typer.echo(f"    {number}, linked by {data.linked_by}")
         if data.root:
             typer.echo(f"    opened: the data are {data.root[:23]}")
         for use in found.uses_of(data):
