@@ -70,7 +70,7 @@ def export(  # noqa: PLR0913, PLR0917 - options of a command
             f"'cohortium export {run} --template > about.yaml' makes one to fill in."
         )
     told = load_document(about, abouts.About, "about")
-    place = out or run.with_name(f"{run.resolve().name}-{form}")
+    place = out or run.with_name(f"{run.name or run.resolve().name}-{form}")
     files = formats.export(finished, told, form, place)
     if as_json:
         value = {"format": "cohortium-export/1", "kind": form, "folder": str(place)}

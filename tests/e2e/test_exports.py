@@ -7,6 +7,8 @@ for as any tensor in any file that equals a row of a protected image, stored or 
 import io
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -27,6 +29,7 @@ from tests.leaks import Searcher, search_folder
 from tests.leaks.planting import IN_DICOM, lay_out
 from tests.leaks.runs import Ran, check_clean, recorded, typed
 
+ROOT = Path(__file__).parents[2]
 # Of a row of voxels: that many equal numbers in a row are no chance.
 ROW = 12
 
@@ -178,3 +181,34 @@ def test_the_lineage_leads_from_the_data_set_to_the_model(ran):
     digest = json.loads((ran.out / "run.json").read_text())["model_digest"]
     assert digest.removeprefix("sha256:") in json.dumps(told)
     assert (exports(ran) / "lineage.svg").read_text().startswith("<svg")
+
+
+def documented() -> list[str]:
+    """Return the commands of docs/exports.md, without their remarks."""
+    text = (ROOT / "docs/exports.md").read_text()
+    block = text[text.index("```sh\n") + len("```sh\n") :].partition("```")[0]
+    return [line.partition("  #")[0].strip() for line in block.splitlines() if line.strip()]
+
+
+@pytest.mark.slow
+def test_the_documented_commands_do_what_is_said(ran, tmp_path, monkeypatch):
+    """As they stand, with this run in place of the one that they name."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ran.out, tmp_path / "runs/brains")
+    shutil.copytree(ran.state("clinic"), tmp_path / "site-a/state")
+    (tmp_path / "spleen-bundle").symlink_to(exports(ran) / "monai-bundle")
+    (tmp_path / "experiment.yaml").symlink_to(ran.folder / "tiny.yaml")
+    commands = documented()
+    assert len(commands) == 10
+    for command in commands:
+        line, _, target = command.replace(
+            "http://127.0.0.1:5000", f"sqlite:///{tmp_path / 'team.db'}"
+        ).partition(" > ")
+        program, *arguments = shlex.split(line)
+        assert program == "cohortium"
+        shown = typed(monkeypatch, arguments)
+        if target:
+            (tmp_path / target).write_text(shown)
+    made = {path.name for path in (*tmp_path.iterdir(), *(tmp_path / "runs").iterdir())}
+    assert {"about.yaml", "lineage.svg", "team.db", "start.safetensors"} <= made
+    assert {f"brains-{name}" for name in FORMATS} <= made
