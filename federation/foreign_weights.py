@@ -103,7 +103,7 @@ def _in_zoo(data: bytes, source: Path) -> str:
     try:
         described = yaml.safe_load(data)
         place = described["weights"]["pytorch_state_dict"]["source"]
-    except (yaml.YAMLError, KeyError, TypeError) as error:
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise FederationError(
             f"{source} has no weights as a PyTorch state dict, and others cannot be read without "
             "running code. Ask its authors for them."
@@ -179,4 +179,10 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes | None:
         return None
     if archive.getinfo(name).file_size > MAX_BYTES:
         raise FederationError(f"{name} is larger than {MAX_BYTES:,} bytes: not read.")
-    return archive.read(name)
+    try:
+        return archive.read(name)
+    except (RuntimeError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise FederationError(
+            f"{name} cannot be read out of the archive: it is damaged or encrypted. Unpack it "
+            "yourself, and name the folder."
+        ) from error

@@ -151,7 +151,10 @@ def _closing(description: Description, ledger: Ledger | None) -> list[Leaving]:
 
 def _scores(data: SiteData) -> list[Leaving]:
     if data.has_public:
-        what = ("scores of each round's model", "on the subjects that you declare public only")
+        what = (
+            "scores of each round's model, and of how many subjects",
+            "on the subjects that you declare public only",
+        )
     else:
         what = ("nothing", "the site file declares no public subjects")
     return [Leaving("scores", f.name, *what) for f in fields(EvaluateReply)]

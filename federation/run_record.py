@@ -5,9 +5,12 @@ by round. Receipts and closings lie beside it as sites signed them.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from decimal import ROUND_CEILING, Decimal
 from hashlib import sha256
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from models.weights import weights_digest, weights_from_bytes
 FORMAT = "cohortium-run/1"
 RECORD, MODEL = "run.json", "model.safetensors"
 RECEIPTS, CLOSINGS = "receipts.json", "closings.json"
+_RUN = re.compile(r"[0-9A-Za-z-]{1,64}")
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,26 @@ class RunRecord:
     heads: Mapping[str, str]
     versions: Mapping[str, str] = field(default_factory=installed_versions)
 
+    @property
+    def contributors(self) -> tuple[Description, ...]:
+        """Return the sites whose updates are in the model.
+
+        One that described its data set and then never returned an update has no part in it.
+        """
+        done = [event for event in self.events if event.round and event.outcome == "completed"]
+        returned = {name for event in done for name in event.returned}
+        return tuple(site for site in self.sites if site.site in returned)
+
+    @property
+    def largest_epsilon(self) -> float | None:
+        """Return what this run cost at the site where it cost most; None where it has no bound."""
+        spent = [self.epsilon.get(site.site) for site in self.contributors]
+        bounded = [value for value in spent if value is not None]
+        return max(bounded) if bounded and len(bounded) == len(spent) else None
+
     def to_json(self) -> dict[str, Any]:
         """Return JSON values; receipts of rounds are left to their own file."""
-        events = [{k: v for k, v in asdict(e).items() if k != "receipts"} for e in self.events]
+        events = [_event_values(event) for event in self.events]
         return {
             "format": FORMAT,
             "run": self.run,
@@ -114,7 +135,7 @@ def write_record(  # noqa: PLR0913 - what a run came to, by name
         noise_multiplier=noise_multiplier,
         heads=heads,
     )
-    text = json.dumps(record.to_json(), indent=1, sort_keys=True)
+    text = json.dumps(record.to_json(), indent=1, sort_keys=True, allow_nan=False)
     write_atomically(folder / RECORD, text.encode() + b"\n", mode=0o644)
     return record
 
@@ -156,8 +177,24 @@ def open_finished(folder: Path) -> FinishedRun:
         weights = weights_from_bytes(model)
     except ModelError as error:
         raise FederationError(f"{folder / MODEL}: {error}") from error
+    if weights_digest(weights) != record.model_digest:
+        raise FederationError(
+            f"{folder / RECORD} names another digest of the model than its weights have. Restore "
+            "both files from one copy of the run."
+        )
     receipts, closings = (_read_list(folder / name) for name in (RECEIPTS, CLOSINGS))
     return FinishedRun(folder, record, weights, receipts, closings)
+
+
+def rounded_up(epsilon: float | None, digits: int) -> str:
+    """Return text that never says less than epsilon; None is infinite.
+
+    >>> rounded_up(7.5001, 2)
+    '7.51'
+    """
+    if epsilon is None:
+        return "infinite"
+    return str(Decimal(epsilon).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_CEILING))
 
 
 def example_input(experiment: Experiment) -> npt.NDArray[np.float32]:
@@ -190,9 +227,25 @@ def _record(value: Any, path: Path) -> RunRecord:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise FederationError(f"{path} is damaged ({error}). Restore it.") from error
+    texts = [record.run, record.finished, *record.epsilon, *record.heads, *record.versions]
+    texts += [
+        part for site in record.sites for part in vars(site).values() if isinstance(part, str)
+    ]
+    if not _RUN.fullmatch(record.run) or not all(text.isprintable() for text in texts):
+        raise FederationError(f"{path} is damaged (a text in it cannot be). Restore it.")
     if experiment.digest() != value.get("experiment_digest"):
         raise FederationError(f"{path}: the experiment is not the one that its digest names.")
     return record
+
+
+def _event_values(event: RoundFinished) -> dict[str, Any]:
+    """Return JSON values. A score that is no number is left out: JSON has none such."""
+    values = {name: value for name, value in asdict(event).items() if name != "receipts"}
+    scores = {
+        site: {name: score for name, score in of_site.items() if isfinite(score)}
+        for site, of_site in event.scores.items()
+    }
+    return values | {"scores": scores}
 
 
 def _event(value: Mapping[str, Any]) -> RoundFinished:

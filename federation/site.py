@@ -125,7 +125,11 @@ class Site(SiteData):
     @property
     def leaves(self) -> tuple[str, ...]:
         """Return what leaves for an experiment, a short text each, as approvals have it."""
-        public = ("scores on declared public subjects",) if self.has_public else ()
+        public = (
+            ("scores on declared public subjects, and how many they are",)
+            if self.has_public
+            else ()
+        )
         return (
             "noised update of the weights, each round",
             "signed receipts and a closing statement",

@@ -83,5 +83,5 @@ def template(experiment: Experiment) -> str:
     """Return a file to fill in."""
     import json
 
-    quoted = json.dumps(experiment.purpose)
+    quoted = json.dumps(experiment.purpose, ensure_ascii=False)
     return TEMPLATE.format(title=experiment.name, purpose=quoted)

@@ -129,7 +129,7 @@ def _description(
         "timestamp": record.finished,
         "inputs": [input_tensor(experiment, _digest(folder / TEST_INPUT))],
         "outputs": [output_tensor(experiment, _digest(folder / TEST_OUTPUT))],
-        "training_data": _training_data(run, about),
+        "training_data": _training_data(run),
         "config": {
             "bioimageio": _model_card(run, about, network),
             "cohortium": provenance(run),
@@ -169,7 +169,7 @@ def _cite(run: FinishedRun, about: About) -> list[dict[str, str]]:
 
 def _tags(run: FinishedRun) -> list[str]:
     experiment = run.record.experiment
-    modalities = sorted({site.modality for site in run.record.sites if site.modality})
+    modalities = sorted({site.modality for site in run.record.contributors if site.modality})
     protected = isinstance(experiment.privacy, SubjectDP)
     return [
         experiment.task.kind,
@@ -184,23 +184,23 @@ def _tags(run: FinishedRun) -> list[str]:
     ]
 
 
-def _training_data(run: FinishedRun, about: About) -> dict[str, Any]:
+def _training_data(run: FinishedRun) -> dict[str, Any]:
     """Return the sites' data sets as one: the format has room for one, and none has an address."""
-    sites = "; ".join(f"{s.site}: {s.dataset} ({s.licence})" for s in run.record.sites)
+    sites = "; ".join(f"{s.site}: {s.dataset} ({s.licence})" for s in run.record.contributors)
     return {
         "type": "dataset",
         "format_version": DATASET_FORMAT_VERSION,
-        "name": f"Data of {len(run.record.sites)} sites",
+        "name": f"Data of {len(run.record.contributors)} sites",
         "description": _cut(f"Images stayed at their sites. {sites}", _LONGEST_DESCRIPTION),
-        "authors": [author.model_dump(exclude_none=True) for author in about.authors],
-        "cite": _cite(run, about),
+        "authors": [{"name": site.site} for site in run.record.contributors],
+        "cite": [{"text": "The sites, each of its own data set; see run.json", "url": None}],
         "tags": _tags(run),
     }
 
 
 def _model_card(run: FinishedRun, about: About, network: nn.Module) -> dict[str, Any]:
     experiment = run.record.experiment
-    modalities = sorted({site.modality for site in run.record.sites if site.modality})
+    modalities = sorted({site.modality for site in run.record.contributors if site.modality})
     return {
         "architecture_type": f"{experiment.model.spatial_dims}D {experiment.model.kind}",
         "modality": ", ".join(modalities) or None,
@@ -234,7 +234,7 @@ def provenance(run: FinishedRun) -> dict[str, Any]:
                 "licence": site.licence,
                 "commitment": site.commitment,
             }
-            for site in record.sites
+            for site in record.contributors
         },
     }
 

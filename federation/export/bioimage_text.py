@@ -6,8 +6,9 @@ from data_adapters.inputs import PatchInput, SliceInput
 from federation.experiment import Experiment, RegressionTask, SubjectDP
 from federation.export.about import About, Citation
 from federation.export.bioimage_tensors import OUTPUT, spacing_of
-from federation.export.summaries import Curve, class_names, curves, rounded_up
-from federation.run_record import FinishedRun, RunRecord
+from federation.export.markdown import plain
+from federation.export.summaries import Curve, class_names, curves
+from federation.run_record import FinishedRun, RunRecord, rounded_up
 
 
 def documentation(run: FinishedRun, about: About, formats: Sequence[str]) -> str:
@@ -133,11 +134,9 @@ def _data(record: RunRecord) -> Iterator[str]:
     yield from ("", "## Training data", "")
     yield "Images stayed at their sites. What each site says of its data set:"
     yield from ("", "| site | data set | modality | subjects | licence |", "|---|---|---|---|---|")
-    for site in record.sites:
-        yield (
-            f"| {site.site} | {site.dataset} | {site.modality} | {site.num_subjects} "
-            f"| {site.licence} |"
-        )
+    for site in record.contributors:
+        told = (site.site, site.dataset, site.modality, site.num_subjects, site.licence)
+        yield f"| {' | '.join(map(plain, told))} |"
 
 
 def _scores(record: RunRecord) -> Iterator[str]:
@@ -151,7 +150,7 @@ def _scores(record: RunRecord) -> Iterator[str]:
     yield from ("", f"| site | {name}, first | {name}, last |", "|---|---|---|")
     for curve in shown:
         first, last = (f"{curve.values[i]:.4f} (round {curve.rounds[i]})" for i in (0, -1))
-        yield f"| {curve.site} | {first} | {last} |"
+        yield f"| {plain(curve.site)} | {first} | {last} |"
 
 
 def _privacy(record: RunRecord) -> Iterator[str]:
@@ -169,9 +168,7 @@ def _privacy(record: RunRecord) -> Iterator[str]:
     )
     yield from ("", "| site | epsilon of this run | delta |", "|---|---|---|")
     for site in sorted(record.epsilon):
-        epsilon = record.epsilon[site]
-        told = "infinite" if epsilon is None else rounded_up(epsilon, 4)
-        yield f"| {site} | {told} | {privacy.delta:g} |"
+        yield f"| {plain(site)} | {rounded_up(record.epsilon[site], 4)} | {privacy.delta:g} |"
     yield from (
         "",
         "- Unit: one subject with all of its images. Adjacency: one subject added or removed.",
@@ -207,7 +204,7 @@ def _validation(record: RunRecord) -> Iterator[str]:
     yield f"- run `{record.run}`, finished {record.finished}"
     yield f"- model `{record.model_digest}`"
     for site, head in sorted(record.heads.items()):
-        yield f"- head of {site}'s ledger `{head}`"
+        yield f"- head of {plain(site)}'s ledger `{head}`"
 
 
 def _citations(cite: Sequence[Citation]) -> Iterator[str]:

@@ -43,7 +43,8 @@ def metadata(run: FinishedRun, about: About) -> Values:
         "copyright": f"{'; '.join(author.name for author in about.authors)}. {about.licence}",
         "licence": about.licence,
         "data_source": "; ".join(
-            f"{site.dataset} at {site.site} (licence: {site.licence})" for site in record.sites
+            f"{site.dataset} at {site.site} (licence: {site.licence})"
+            for site in record.contributors
         )
         or "none stated",
         "data_type": "nibabel",
@@ -128,7 +129,7 @@ def _provenance(record: RunRecord) -> Values:
             {"site": site, "head": head} for site, head in sorted(record.heads.items())
         ],
         "commitments": [
-            {"site": site.site, "commitment": site.commitment} for site in record.sites
+            {"site": site.site, "commitment": site.commitment} for site in record.contributors
         ],
     }
 
@@ -137,7 +138,7 @@ def _data_format(record: RunRecord) -> Values:
     experiment = record.experiment
     inputs = experiment.input
     patches = isinstance(inputs, PatchInput)
-    modalities = sorted({site.modality for site in record.sites})
+    modalities = sorted({site.modality for site in record.contributors})
     names = inputs.channels or ("image",)
     image = {
         "type": "image",

@@ -4,7 +4,7 @@ from data_adapters.inputs import AnyInput, PatchInput, SliceInput
 from federation.experiment import AnyTask, Experiment, RegressionTask, SubjectDP
 from federation.export.about import About
 from federation.export.bundle_config import FINEST_RESAMPLED_MM, resamples
-from federation.run_record import FinishedRun, RunRecord
+from federation.run_record import FinishedRun, RunRecord, rounded_up
 
 _README = """\
 # {title}
@@ -109,7 +109,7 @@ def licence(about: About) -> str:
 
 def data_licences(run: FinishedRun) -> str:
     """Return the licence of each site's data, as the site states it. No data is in the bundle."""
-    lines = [f"{s.site}: {s.dataset}: {s.licence}\n" for s in run.record.sites]
+    lines = [f"{s.site}: {s.dataset}: {s.licence}\n" for s in run.record.contributors]
     return "No image is in this bundle. Its model was trained on:\n" + "".join(lines)
 
 
@@ -119,8 +119,7 @@ def privacy_statement(record: RunRecord) -> str:
     if not isinstance(plan, SubjectDP):
         return "None: this model was trained without differential privacy (epsilon is infinite)."
     epsilons = ", ".join(
-        f"{site}: {'infinite' if value is None else f'{value:.4g}'}"
-        for site, value in sorted(record.epsilon.items())
+        f"{site}: {rounded_up(value, 4)}" for site, value in sorted(record.epsilon.items())
     )
     return (
         f"Differentially private for each {plan.unit} with all of its images (neighbouring data "

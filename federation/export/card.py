@@ -1,7 +1,6 @@
 """A model card: README.md, the same as one HTML page that loads nothing, and its pictures."""
 
 import base64
-import re
 from html import escape
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from federation.export.about import About
 from federation.export.card_parts import Block, Code, Part, Picture, Points, Rows, parts_of
 from federation.export.cover import draw_cover
 from federation.export.examples import trained_network
+from federation.export.markdown import plain
 from federation.run_record import FinishedRun
 
 COVER = "cover.png"
@@ -19,7 +19,6 @@ COVER_WORDS = (
     "On the left smoothed noise from the experiment's seed, which shows no one; beside it what the "
     "model makes of it; on the right each site's score by round."
 )
-_MARKDOWN = re.compile(r"([\\`*_\[\]<>|#])")
 
 
 def write(run: FinishedRun, about: About, folder: Path) -> None:
@@ -43,15 +42,6 @@ def markdown(title: str, parts: tuple[Part, ...]) -> str:
         for block in part.blocks:
             lines += [_in_markdown(block), ""]
     return "\n".join(lines)
-
-
-def plain(value: str) -> str:
-    """Return text in which nothing is Markdown, on one line.
-
-    >>> plain("a|b *c*")
-    'a\\\\|b \\\\*c\\\\*'
-    """
-    return _MARKDOWN.sub(r"\\\1", " ".join(value.split()))
 
 
 def _in_markdown(block: Block) -> str:

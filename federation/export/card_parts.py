@@ -11,7 +11,7 @@ from federation.experiment import Experiment, SubjectDP
 from federation.export.about import About
 from federation.export.charts import score_curves
 from federation.export.summaries import curves as curves_of
-from federation.run_record import FinishedRun, RunRecord
+from federation.run_record import FinishedRun, RunRecord, rounded_up
 
 HIGHER_SCORES = {"dice": "Dice (mean over classes, 1 is best)", "auc": "AUC (1 is best)"}
 
@@ -125,7 +125,7 @@ def _data(record: RunRecord) -> Iterator[Block]:
     )
     rows = tuple(
         (s.site, s.dataset, s.modality, s.source_kind, s.num_subjects, s.licence, s.commitment)
-        for s in record.sites
+        for s in record.contributors
     )
     columns = ("site", "data set", "modality", "read from", "subjects", "licence", "commitment")
     yield Rows("Data sets", columns, rows)
@@ -135,9 +135,10 @@ def _training(record: RunRecord) -> Iterator[Block]:
     experiment, rounds = record.experiment, [event for event in record.events if event.round]
     algorithm = experiment.algorithm
     yield (
-        f"Federated averaging over {counted(len(record.sites), 'site')}: {algorithm.rounds} rounds "
-        f"of {algorithm.steps_per_round} steps at each site, loss {experiment.loss.kind}, "
-        f"optimiser {experiment.optimizer.kind}. Purpose, as approved: {experiment.purpose}"
+        f"Federated averaging over {counted(len(record.contributors), 'site')}: "
+        f"{algorithm.rounds} rounds of {algorithm.steps_per_round} steps at each site, loss "
+        f"{experiment.loss.kind}, optimiser {experiment.optimizer.kind}. Purpose, as approved: "
+        f"{experiment.purpose}"
     )
     without = [event for event in rounds if event.lacks_sites]
     skipped = [event for event in rounds if event.outcome == "skipped"]
@@ -161,8 +162,7 @@ def _performance(record: RunRecord) -> Iterator[Block]:
     better = "less is better" if task.lower_is_better else "more is better"
     yield (
         f"Scores are of subjects that each site declares public, not of those trained on; "
-        f"{task.score}, {better}. Few subjects make them uncertain; how many there are is for the "
-        "site to say."
+        f"{task.score}, {better}. Few subjects make them uncertain; run.json has how many they are."
     )
     rows = tuple(
         (site, f"{points[0][1]:.3f}", f"{points[-1][1]:.3f}") for site, points in curves.items()
@@ -214,7 +214,7 @@ def _privacy(record: RunRecord) -> Iterator[Block]:
     privacy = record.experiment.privacy
     if not isinstance(privacy, SubjectDP):
         yield (
-            "**None.** The model was trained without differential privacy. It may have memorised "
+            "None. The model was trained without differential privacy. It may have memorised "
             "single subjects, and whoever has it may find out who took part."
         )
         return
@@ -224,8 +224,7 @@ def _privacy(record: RunRecord) -> Iterator[Block]:
         "told from everything that left it in this run, beside what its other experiments released:"
     )
     rows = tuple(
-        (site, "infinite" if e is None else f"{e:.2f}", *_meaning(e, delta))
-        for site, e in sorted(record.epsilon.items())
+        (site, rounded_up(e, 2), *_meaning(e, delta)) for site, e in sorted(record.epsilon.items())
     )
     yield Rows(
         f"What this run alone cost each site, at delta {delta:g}",
@@ -256,9 +255,7 @@ def _checking(record: RunRecord) -> Iterator[Block]:
         "sites' ledgers anybody can recompute the epsilons above; no image and no key is needed. "
         "The keys come from the sites themselves, not from here."
     )
-    yield Code(
-        "cohortium audit verify --trust trust.txt receipts.json closings.json SITE.ledger.jsonl ..."
-    )
+    yield Code("cohortium audit verify --trust trust.txt RUN/ LEDGERS/")
     rows = tuple((site, head) for site, head in sorted(record.heads.items()))
     yield Rows("Newest signed record of each site's ledger", ("site", "hash"), rows)
     versions = ", ".join(f"{name} {number}" for name, number in sorted(record.versions.items()))

@@ -28,7 +28,7 @@ def score_curves(
     if not curves:
         return ""
     rounds = max(number for points in curves.values() for number, _ in points)
-    top = max([span, *(value for points in curves.values() for _, value in points)])
+    top = max([span, *(value for points in curves.values() for _, value in points)]) or 1.0
     lines = "".join(_curve(n, points, rounds, top) for n, points in enumerate(curves.values()))
     return _picture(
         title,

@@ -16,8 +16,8 @@ from torch import nn
 from federation.experiment import Experiment, RegressionTask, SubjectDP
 from federation.export.about import About
 from federation.export.examples import example_input, outputs_of
-from federation.export.summaries import class_names, curves, rounded_up
-from federation.run_record import FinishedRun
+from federation.export.summaries import class_names, curves
+from federation.run_record import FinishedRun, rounded_up
 
 # Okabe and Ito's colours, which people who see fewer of them tell apart (jfly.uni-koeln.de/color).
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
@@ -54,17 +54,17 @@ def _heading(figure: Figure, run: FinishedRun, about: About) -> None:
     record = run.record
     title = about.title if len(about.title) <= 60 else f"{about.title[:59]}…"
     figure.text(0.035, 0.905, title, fontsize=22, weight="bold", color=_INK, parse_math=False)
-    parts = [record.experiment.task.kind, f"{len(record.sites)} sites", _privacy(run)]
+    parts = [record.experiment.task.kind, f"{len(record.contributors)} sites", _privacy(run)]
     figure.text(0.035, 0.845, " · ".join(parts), fontsize=14, color=_PALE, parse_math=False)
 
 
 def _privacy(run: FinishedRun) -> str:
     privacy = run.record.experiment.privacy
-    spent = [value for value in run.record.epsilon.values() if value is not None]
-    if not isinstance(privacy, SubjectDP) or not spent:
+    epsilon = run.record.largest_epsilon
+    if not isinstance(privacy, SubjectDP) or epsilon is None:
         return "no differential privacy"
     delta = f"{privacy.delta:g}".replace("e-0", "e-")
-    return f"each subject protected: ε ≤ {rounded_up(max(spent), 2)}, δ = {delta}"
+    return f"each subject protected: ε ≤ {rounded_up(epsilon, 2)}, δ = {delta}"
 
 
 def _noise(figure: Figure, images: npt.NDArray[np.float32]) -> None:
@@ -86,7 +86,15 @@ def _answer(figure: Figure, experiment: Experiment, given: npt.NDArray[np.float3
         value = float(given[0, 0]) * experiment.task.scale + experiment.task.offset
         axes = _panel(figure, place, "Predicted value")
         axes.text(0.5, 0.55, f"{value:.4g}", ha="center", fontsize=40, color=_COLOURS[0])
-        axes.text(0.5, 0.4, experiment.task.value, ha="center", fontsize=12, color=_PALE)
+        axes.text(
+            0.5,
+            0.4,
+            experiment.task.value,
+            ha="center",
+            fontsize=12,
+            color=_PALE,
+            parse_math=False,
+        )
     else:
         _shares(_panel(figure, place, "Predicted shares"), experiment, given)
 

@@ -197,7 +197,7 @@ def _describe_site(crate: ROCrate, site: Description) -> None:
 
 
 def _describe_run(crate: ROCrate, record: RunRecord, about: About) -> None:
-    version = record.versions["cohortium"]
+    version = record.versions.get("cohortium", "unknown")
     software = _add(
         crate,
         identifiers.software(version),
@@ -206,7 +206,9 @@ def _describe_run(crate: ROCrate, record: RunRecord, about: About) -> None:
         softwareVersion=version,
         url=_HOME,
         softwareRequirements=[
-            f"{name} {found}" for name, found in sorted(record.versions.items()) if found != version
+            f"{name} {found}"
+            for name, found in sorted(record.versions.items())
+            if name != "cohortium"
         ],
     )
     data = [identifiers.data_set(site.commitment) for site in _parts(record)]
@@ -249,4 +251,4 @@ def _author_names(record: RunRecord, about: About) -> list[str]:
 
 
 def _parts(record: RunRecord) -> tuple[Description, ...]:
-    return identifiers.contributors(record)
+    return record.contributors

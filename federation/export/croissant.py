@@ -35,7 +35,7 @@ def write(run: FinishedRun, about: About, folder: Path) -> None:  # noqa: ARG001
         FederationError: A site's name is no file's name, two are the same, or mlcroissant finds
             something wrong.
     """
-    sites = identifiers.contributors(run.record)
+    sites = run.record.contributors
     names = [site.site for site in sites]
     for name in names:
         if not _FILE_NAME.fullmatch(name) or names.count(name) > 1:

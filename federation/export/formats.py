@@ -66,16 +66,26 @@ def export(run: FinishedRun, about: About, name: str, out: Path) -> list[Path]:
     write = FORMATS[name].write()
     if out.exists():
         raise FederationError(f"{out} exists already. Name another folder with --out, or move it.")
+    try:
+        _fill(out, lambda folder: write(run, about, folder))
+    except OSError as error:
+        raise FederationError(
+            f"{out} cannot be written ({error.strerror}). Nothing is left of it. Make room, or "
+            "name another folder with --out."
+        ) from error
+    return files_of(out)
+
+
+def _fill(out: Path, write: Callable[[Path], None]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     coming = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        write(run, about, coming)
+        write(coming)
         coming.chmod(0o755)
         coming.rename(out)
     except BaseException:
         shutil.rmtree(coming, ignore_errors=True)
         raise
-    return files_of(out)
 
 
 def files_of(folder: Path) -> list[Path]:

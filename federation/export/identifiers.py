@@ -8,8 +8,6 @@ import re
 
 from federation.errors import FederationError
 from federation.export.about import Author
-from federation.messages import Description
-from federation.run_record import RunRecord
 
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -86,16 +84,6 @@ def author(run_name: str, who: Author, number: int) -> str:
 def software(version: str) -> str:
     """Return the name of the software at the hub."""
     return f"urn:cohortium:software:{_matching(_RUN, version.replace('+', '-'))}"
-
-
-def contributors(record: RunRecord) -> tuple[Description, ...]:
-    """Return the sites whose updates are in the model, in the record's order.
-
-    One that described its data set and then never returned an update has no part in the model.
-    """
-    done = [event for event in record.events if event.round and event.outcome == "completed"]
-    returned = {name for event in done for name in event.returned}
-    return tuple(site for site in record.sites if site.site in returned)
 
 
 def _hex(digest: str) -> str:

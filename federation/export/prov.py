@@ -20,7 +20,7 @@ def turtle(run: FinishedRun, about: About) -> bytes:
     graph.bind("xsd", XSD)
     _run(graph, record)
     _model(graph, record, about)
-    for site in identifiers.contributors(record):
+    for site in record.contributors:
         data, who = URIRef(identifiers.data_set(site.commitment)), _site(site.public_key)
         _typed(graph, data, PROV.Entity, f"data set {site.dataset} at {site.site}")
         graph.add((data, PROV.wasAttributedTo, who))
@@ -59,7 +59,7 @@ def _run(graph: Graph, record: RunRecord) -> None:
     _typed(graph, plan, PROV.Plan, f"experiment {record.experiment.name}")
     graph.add((plan, RDF.type, PROV.Entity))
     graph.add((run, PROV.used, plan))
-    version = record.versions["cohortium"]
+    version = record.versions.get("cohortium", "unknown")
     software = URIRef(identifiers.software(version))
     _typed(graph, software, PROV.SoftwareAgent, f"Cohortium {version}")
     graph.add((run, PROV.wasAssociatedWith, software))

@@ -1,7 +1,6 @@
 """What a record says of classes and scores, for pictures and tables."""
 
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Decimal
 from math import isfinite, nan
 
 from federation.experiment import AnyTask, RegressionTask
@@ -39,12 +38,3 @@ def curves(record: RunRecord) -> tuple[Curve, ...]:
 def class_names(task: AnyTask) -> list[str]:
     """Return the classes as people read them; none of a regression."""
     return [] if isinstance(task, RegressionTask) else [task.shown(name) for name in task.classes]
-
-
-def rounded_up(epsilon: float, digits: int) -> str:
-    """Return text that never says less than epsilon.
-
-    >>> rounded_up(7.5001, 2)
-    '7.51'
-    """
-    return str(Decimal(epsilon).quantize(Decimal(1).scaleb(-digits), rounding=ROUND_CEILING))

@@ -15,7 +15,6 @@ from federation.audit.openings import opened_at
 from federation.audit.replay import Replay, replay_file
 from federation.audit.sources import LEDGER, files_below, read_closings, read_opening, read_receipts
 from federation.errors import FederationError
-from federation.export.identifiers import contributors
 from federation.ledger.openings import Opening
 from federation.lineage.graph import FRESH, UNSEEN, DataSet, Lineage, Run, Use
 from federation.run_record import CLOSINGS, RECEIPTS, RECORD, RunRecord, read_record
@@ -125,7 +124,7 @@ def _take_run(facts: _Facts, folder: Path) -> None:
     if record.experiment.initial_weights is not None:
         facts.starts[record.run] = record.experiment.initial_weights.sha256
     signed = _signed(facts, folder, record)
-    for site in contributors(record):
+    for site in record.contributors:
         facts.know(site.commitment, site.site, site.dataset, digest)
         updates = signed[site.site, site.commitment]
         facts.use(Use(site.commitment, record.run, updates))

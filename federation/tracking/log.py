@@ -46,6 +46,9 @@ _METRICS_PER_BATCH = 1000
 _ENTRIES_PER_BATCH = 100
 _MAX_VALUE_LENGTH = 5000
 
+# Who has begun to record a run this long ago and has not finished is taken to be dead.
+_BUSY_S = 600
+
 _T = TypeVar("_T")
 
 
@@ -62,8 +65,9 @@ def log_run(run: TrackedRun) -> LoggedRun:
         try:
             return _log(_client(run.store), run)
         except (MlflowException, SQLAlchemyError, OSError) as error:
+            why = _shown(str(error))
             raise FederationError(
-                f"MLflow could not record the run in {_shown(run.store)}: {error}. The run's own "
+                f"MLflow could not record the run in {_shown(run.store)}: {why}. The run's own "
                 "results are not affected. Choose another store, or repair this one, and record it "
                 "with: cohortium track RUN --to URI"
             ) from error
@@ -85,7 +89,8 @@ def _log(client: MlflowClient, run: TrackedRun) -> LoggedRun:
         _log_evidence(client, run_id, run)
         info = _log_model(client, run_id, run)
         log_sites(client, run_id, run)
-        name, number = _register(client, run_id, info, run)
+    # Last, when the run is finished: what is begun again has registered nothing.
+    name, number = _register(client, run_id, info, run)
     return LoggedRun(run_id, name, number, f"models:/{name}/{number}")
 
 
@@ -97,9 +102,14 @@ def _recorded(client: MlflowClient, experiment_id: str, run: TrackedRun) -> Logg
     for one in found:
         run_id = one.info.run_id
         versions = client.search_model_versions(f"run_id = '{run_id}'")
-        if one.info.status == "FINISHED" and versions:
+        if versions:
             name, number = versions[0].name, str(versions[0].version)
             return LoggedRun(run_id, name, number, f"models:/{name}/{number}")
+        if one.info.status == "RUNNING" and time.time() - one.info.start_time / 1000 < _BUSY_S:
+            raise FederationError(
+                f"The run {run.run[:12]} is being recorded in {_shown(run.store)} by another "
+                f"process, or one died there within {_BUSY_S // 60} minutes. Try again then."
+            )
         for site in client.search_runs(
             [experiment_id], f"tags.{MLFLOW_PARENT_RUN_ID} = '{run_id}'"
         ):
@@ -142,7 +152,7 @@ def _experiment(client: MlflowClient, run: TrackedRun) -> str:
     found = client.get_experiment_by_name(run.experiment)
     if found is not None and found.lifecycle_stage == "deleted":
         raise FederationError(
-            f"Experiment {run.experiment!r} was deleted in {run.store}. Restore it with "
+            f"Experiment {run.experiment!r} was deleted in {_shown(run.store)}. Restore it with "
             f"`mlflow experiments restore -x {found.experiment_id}`, or use another store."
         )
     if found is not None:

@@ -115,7 +115,27 @@ def test_a_model_without_privacy_says_none(finished, about):
     )
     run = with_record(finished, experiment=bare, epsilon=dict.fromkeys(SITES))
     told = text_of(run, about)
-    assert "None." in told and "may have memorised" in told and "advantage" not in told
+    assert "\nNone. The model" in told and "may have memorised" in told
+    assert "advantage" not in told
+
+
+def test_epsilon_is_never_rounded_down(finished, about):
+    run = with_record(finished, epsilon=dict.fromkeys(SITES, 7.50001))
+    assert "| 7.51 |" in text_of(run, about) and "| 7.50 |" not in text_of(run, about)
+
+
+def test_a_site_that_returned_nothing_is_no_part_of_it(finished, about):
+    alone = [replace(event, returned=event.returned[:1]) for event in finished.record.events]
+    told = text_of(with_record(finished, events=tuple(alone)), about)
+    assert f"brains-{SITES[0]}" in told and f"brains-{SITES[1]}" not in told
+
+
+def test_scores_of_nothing_draw_no_division(finish, about):
+    run = finish(regression())
+    still = [
+        replace(event, scores={site: {"mae": 0.0} for site in SITES}) for event in run.record.events
+    ]
+    assert "0.000" in text_of(with_record(run, events=tuple(still)), about)
 
 
 def test_scores_that_are_no_numbers_are_left_out(finished):

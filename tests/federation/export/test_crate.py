@@ -73,7 +73,7 @@ def test_rocrate_reads_it_back_with_files_and_things(crate, finished):
     assert {e.id for e in crate.data_entities} == set(module._FILES)
     model = crate.get(identifiers.model(record.model_digest))
     assert model["encoding"].id == "model.safetensors"
-    sites = identifiers.contributors(record)
+    sites = record.contributors
     assert [site.site for site in sites] == list(SITES), "not the one that returned nothing"
     for site in sites:
         data = crate.get(identifiers.data_set(site.commitment))
@@ -139,7 +139,7 @@ class TestProcessRunCrate:
     def test_the_action_should_tell_who_what_from_and_when(self, crate, finished):
         (action,) = crate.get_by_type("CreateAction")
         record = finished.record
-        sites = identifiers.contributors(record)
+        sites = record.contributors
         assert action["name"] and action["description"]
         assert action["endTime"] == record.finished
         assert ids(action["agent"]) >= {"https://orcid.org/0000-0002-1825-0097"}
@@ -188,7 +188,7 @@ def test_the_metadata_are_rdf_without_a_download(folder, finished):
             ?action a <{SDO}CreateAction> ; <{SDO}object> ?data ;
                     <{SDO}result> <{identifiers.model(finished.record.model_digest)}> .
             ?data <{SDO}additionalType> <{SDO}Dataset> }}"""
-    sites = identifiers.contributors(finished.record)
+    sites = finished.record.contributors
     assert {str(row.data) for row in graph.query(asked)} == {
         identifiers.data_set(site.commitment) for site in sites
     }
@@ -212,7 +212,7 @@ class TestProv:
         return ask
 
     def test_it_tells_what_the_model_was_derived_from(self, ask, finished):
-        sites = identifiers.contributors(finished.record)
+        sites = finished.record.contributors
         assert ask(
             "SELECT ?data ?who WHERE { ?model prov:wasDerivedFrom ?data . "
             "?data prov:wasAttributedTo ?site . ?site rdfs:label ?who }"

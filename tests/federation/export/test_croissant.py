@@ -41,7 +41,7 @@ def test_there_is_one_for_each_site_whose_data_the_model_was_trained_on(folder):
 
 
 def test_mlcroissant_finds_no_fault(folder, finished):
-    for site in identifiers.contributors(finished.record):
+    for site in finished.record.contributors:
         data = mlcroissant.Dataset(jsonld=str(folder / f"{site.site}.json"))
         issues = data.metadata.ctx.issues
         assert not issues.errors and not issues.warnings
