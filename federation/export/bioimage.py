@@ -129,7 +129,7 @@ def _description(
         "timestamp": record.finished,
         "inputs": [input_tensor(experiment, _digest(folder / TEST_INPUT))],
         "outputs": [output_tensor(experiment, _digest(folder / TEST_OUTPUT))],
-        "training_data": _training_data(run),
+        "training_data": _training_data(run, about),
         "config": {
             "bioimageio": _model_card(run, about, network),
             "cohortium": provenance(run),
@@ -184,7 +184,7 @@ def _tags(run: FinishedRun) -> list[str]:
     ]
 
 
-def _training_data(run: FinishedRun) -> dict[str, Any]:
+def _training_data(run: FinishedRun, about: About) -> dict[str, Any]:
     """Return the sites' data sets as one: the format has room for one, and none has an address."""
     sites = "; ".join(f"{s.site}: {s.dataset} ({s.licence})" for s in run.record.contributors)
     return {
@@ -193,7 +193,7 @@ def _training_data(run: FinishedRun) -> dict[str, Any]:
         "name": f"Data of {len(run.record.contributors)} sites",
         "description": _cut(f"Images stayed at their sites. {sites}", _LONGEST_DESCRIPTION),
         "authors": [{"name": site.site} for site in run.record.contributors],
-        "cite": [{"text": "The sites, each of its own data set; see run.json", "url": None}],
+        "cite": _cite(run, about),
         "tags": _tags(run),
     }
 
