@@ -1,6 +1,5 @@
 """A model card: README.md, the same as one HTML page that loads nothing, and its pictures."""
 
-import base64
 from html import escape
 from pathlib import Path
 
@@ -25,9 +24,8 @@ def write(run: FinishedRun, about: About, folder: Path) -> None:
     """Write ``README.md``, ``card.html`` and the pictures into an empty folder."""
     parts = parts_of(run, about)
     draw_cover(run, about, trained_network(run), folder / COVER)
-    cover = (folder / COVER).read_bytes()
     (folder / "README.md").write_text(markdown(about.title, parts), encoding="utf-8")
-    (folder / "card.html").write_text(page(about.title, parts, cover), encoding="utf-8")
+    (folder / "card.html").write_text(page(about.title, parts), encoding="utf-8")
     for part in parts:
         for block in part.blocks:
             if isinstance(block, Picture):
@@ -67,28 +65,21 @@ def _table(block: Rows) -> str:
     return f"{plain(block.caption)}:\n\n{body}"
 
 
-def page(title: str, parts: tuple[Part, ...], cover: bytes) -> str:
-    """Return the card as one page: no script, and nothing is fetched from anywhere.
-
-    Args:
-        cover: A PNG, which the page holds itself.
-    """
-    picture = f"data:image/png;base64,{base64.b64encode(cover).decode()}"
+def page(title: str, parts: tuple[Part, ...]) -> str:
+    """Return the card as one page: no script, and nothing is fetched from anywhere."""
     body = "".join(
         html.section(part.name, part.title, "".join(map(_in_html, part.blocks))) for part in parts
     )
     contents = "".join(f'<li><a href="#{p.name}">{escape(p.title)}</a></li>\n' for p in parts)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{content_policy()}; '
-        'img-src data:">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{content_policy()}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>Model card: {escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         '<a class="skip" href="#main">Skip to the contents</a>\n'
         f'<header>\n<p class="eyebrow">Model card</p>\n<h1>{text(title)}</h1>\n</header>\n'
         f'<nav aria-label="Contents">\n<ol>\n{contents}</ol>\n</nav>\n'
-        f'<main id="main">\n<figure>\n<img src="{picture}" alt="{COVER_WORDS}" width="600">\n'
-        f"</figure>\n{body}</main>\n"
+        f'<main id="main">\n{body}</main>\n'
         "<footer>\n<p>This file is complete in itself: it loads nothing and runs nothing.</p>\n"
         "</footer>\n</body>\n</html>\n"
     )
