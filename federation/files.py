@@ -8,10 +8,30 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from federation.errors import FederationError
+
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Write ``data`` so that a reader, or a crash, sees all of it or none of it."""
     write_atomically_by(path, lambda file: file.write(data), mode=mode)
+
+
+def write_where_asked(path: Path, data: bytes, what: str = "", *, mode: int = 0o644) -> None:
+    """Write a file whose place somebody typed.
+
+    Args:
+        what: What it is, for the error, as in ``"The report"``.
+
+    Raises:
+        FederationError: It cannot be written there.
+    """
+    try:
+        write_atomically(path, data, mode=mode)
+    except OSError as error:
+        named = f"{what} {path}".strip()
+        raise FederationError(
+            f"{named} cannot be written ({error.strerror}). Give a file in a folder that exists."
+        ) from error
 
 
 def write_atomically_by(

@@ -8,8 +8,7 @@ from math import isinf
 from pathlib import Path
 
 from data_adapters.confinement import Protection
-from federation.errors import FederationError
-from federation.files import write_atomically
+from federation.files import write_where_asked
 from federation.readiness import BudgetFound, ConsentFound, Readiness
 from federation.readiness_parts import Counts, LabelUse, PartFound, Unusable
 
@@ -125,13 +124,7 @@ def write_page(path: Path, found: Readiness) -> None:
     Raises:
         FederationError: It cannot be written there.
     """
-    try:
-        write_atomically(path, readiness_page(found).encode())
-    except OSError as error:
-        raise FederationError(
-            f"The page {path} cannot be written ({error.strerror}). Give a file in a folder that "
-            "exists."
-        ) from error
+    write_where_asked(path, readiness_page(found).encode(), "The page", mode=0o600)
 
 
 def _policy() -> str:

@@ -7,7 +7,7 @@ by round. Receipts and closings lie beside it as sites signed them.
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from decimal import ROUND_CEILING, Decimal
 from hashlib import sha256
 from math import isfinite
@@ -77,7 +77,7 @@ class RunRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values; receipts of rounds are left to their own file."""
-        events = [_event_values(event) for event in self.events]
+        events = [{k: v for k, v in asdict(e).items() if k != "receipts"} for e in self.events]
         return {
             "format": FORMAT,
             "run": self.run,
@@ -129,7 +129,7 @@ def write_record(  # noqa: PLR0913 - what a run came to, by name
         finished=now(),
         model_digest=weights_digest(weights_from_bytes(model)),
         model_sha256=sha256(model).hexdigest(),
-        events=tuple(events),
+        events=tuple(map(_recorded, events)),
         sites=tuple(sites),
         epsilon=epsilon,
         noise_multiplier=noise_multiplier,
@@ -238,14 +238,13 @@ def _record(value: Any, path: Path) -> RunRecord:
     return record
 
 
-def _event_values(event: RoundFinished) -> dict[str, Any]:
-    """Return JSON values. A score that is no number is left out: JSON has none such."""
-    values = {name: value for name, value in asdict(event).items() if name != "receipts"}
+def _recorded(event: RoundFinished) -> RoundFinished:
+    """Leave receipts to their own file, and out what is no number: JSON has none such."""
     scores = {
         site: {name: score for name, score in of_site.items() if isfinite(score)}
         for site, of_site in event.scores.items()
     }
-    return values | {"scores": scores}
+    return replace(event, scores=scores, receipts=())
 
 
 def _event(value: Mapping[str, Any]) -> RoundFinished:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,9 +44,17 @@ def runs_by_experiment(site: Site) -> dict[str, Counter[str]]:
 
 def used_by(site: Site, experiment_digest: str) -> UsedBy:
     """Return what an experiment made of this site's data."""
-    runs = dict(runs_by_experiment(site).get(experiment_digest, {}))
-    name, models = site.experiment_name(experiment_digest), models_of(site, runs)
-    return UsedBy(name, experiment_digest, runs, models=models)
+    return _used(site, experiment_digest, runs_by_experiment(site).get(experiment_digest, {}))
+
+
+def every_use(site: Site) -> list[UsedBy]:
+    """Return the same of every experiment that was charged, in the order of their first charges."""
+    return [_used(site, digest, runs) for digest, runs in runs_by_experiment(site).items()]
+
+
+def _used(site: Site, digest: str, runs: Mapping[str, int]) -> UsedBy:
+    models = models_of(site, runs)
+    return UsedBy(site.experiment_name(digest), digest, dict(runs), models=models)
 
 
 def models_of(site: Site, runs: Iterable[str]) -> dict[str, str]:

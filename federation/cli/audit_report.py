@@ -9,7 +9,7 @@ from rich.text import Text
 
 from federation.cli.audit_options import Closings, Files, Opening, Paths, Receipts, Trust
 from federation.errors import FederationError
-from federation.files import write_atomically
+from federation.files import write_where_asked
 
 if TYPE_CHECKING:
     from federation.audit.checking import Checked
@@ -75,7 +75,7 @@ def report(  # noqa: PLR0913, PLR0917 - options of a command
                 f"{found.found.told or 'These are no ledgers.'} A report is made from ledgers: ask "
                 "the sites for theirs. 'cohortium audit verify' checks receipts by themselves."
             )
-        _write(out, _page(found, experiments or []))
+        write_where_asked(out, _page(found, experiments or []).encode(), "The report")
     except FederationError as error:
         Console(stderr=True).print(Text(f"Error: {error}"), soft_wrap=True)
         raise typer.Exit(2) from error
@@ -101,13 +101,3 @@ def _page(checked: "Checked", experiments: list[Path]) -> str:
         receipts=checked.num_receipts,
     )
     return page(told)
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        write_atomically(path, text.encode(), mode=0o644)
-    except OSError as error:
-        raise FederationError(
-            f"The report {path} cannot be written ({error.strerror}). Give a file in a folder that "
-            "exists."
-        ) from error

@@ -77,7 +77,7 @@ def show(site_file: SiteFile, as_json: AsJson = False) -> None:
     from federation.cli import show_budget
     from federation.site import has_ledger, load_site_config, open_site
     from federation.spending import spending
-    from federation.usage import runs_by_experiment, used_by
+    from federation.usage import every_use
 
     if not has_ledger(load_site_config(site_file)):
         raise FederationError(
@@ -87,7 +87,7 @@ def show(site_file: SiteFile, as_json: AsJson = False) -> None:
     site = open_site(site_file)
     ledger = site.ledger
     found = spending(site.name, ledger.policy, ledger.records, ledger.promised())
-    used = [used_by(site, digest) for digest in runs_by_experiment(site)]
+    used = every_use(site)
     if as_json:
         models = [
             {"experiment_digest": one.digest, "runs": one.runs, "models": one.models}

@@ -284,18 +284,13 @@ def open_commitment(
 ) -> None:
     """Open a data commitment."""
     from federation.cli import show_decide
-    from federation.files import write_atomically
+    from federation.files import write_where_asked
     from federation.site import open_site
 
     site = open_site(site_file)
     digest = experiment if experiment.startswith("sha256:") else _digest_of(Path(experiment))
     text = json.dumps(site.opening(digest).to_json(), indent=1)
-    try:
-        write_atomically(out, text.encode() + b"\n")
-    except OSError as error:
-        raise FederationError(
-            f"{out} cannot be written ({error.strerror}). Give a file in a folder that exists."
-        ) from error
+    write_where_asked(out, text.encode() + b"\n", mode=0o600)
     show_decide.say(f"{site.name}: {out} opens the commitment. It is for the auditor alone.")
 
 

@@ -56,6 +56,7 @@ def lineage(  # noqa: PLR0913, PLR0917 - options of a command
 ) -> None:
     """Show which data sets made a model, and which models used a data set."""
     # Here and not above: it loads dp-accounting, which takes seconds.
+    from federation.files import write_where_asked
     from federation.lineage.picture import svg
     from federation.lineage.reading import read_lineage
 
@@ -67,7 +68,7 @@ def lineage(  # noqa: PLR0913, PLR0917 - options of a command
     if dataset is not None:
         found = found.of_data_set(dataset)
     if out is not None:
-        _draw(svg(found), out)
+        write_where_asked(out, svg(found).encode())
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=1))
     else:
@@ -75,17 +76,6 @@ def lineage(  # noqa: PLR0913, PLR0917 - options of a command
         if out is not None:
             typer.echo(f"\nDrawn: {out}")
     raise typer.Exit(1 if found.problems else 0)
-
-
-def _draw(picture: str, out: Path) -> None:
-    from federation.files import write_atomically
-
-    try:
-        write_atomically(out, picture.encode(), mode=0o644)
-    except OSError as error:
-        raise FederationError(
-            f"{out} cannot be written ({error.strerror}). Give a file in a folder that exists."
-        ) from error
 
 
 def _show(found: "Lineage") -> None:

@@ -37,17 +37,14 @@ def weights(
 ) -> None:
     """Take weights out of another tool's package."""
     from federation.experiment import load_experiment
-    from federation.files import write_atomically
+    from federation.files import write_where_asked
     from federation.foreign_weights import foreign_weights
     from models.weights import weights_to_bytes
 
     if out.suffix != ".safetensors":
         raise FederationError(f"--out {out}: its name must end in .safetensors.")
     data = weights_to_bytes(foreign_weights(source, load_experiment(experiment)))
-    try:
-        write_atomically(out, data, mode=0o644)
-    except OSError as error:
-        raise FederationError(f"{out} cannot be written ({error.strerror}).") from error
+    write_where_asked(out, data)
     digest = hashlib.sha256(data).hexdigest()
     if as_json:
         value = {"format": "cohortium-weights/1", "file": str(out), "sha256": digest}

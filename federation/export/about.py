@@ -42,6 +42,16 @@ class Citation(Strict):
     doi: Annotated[str, Field(pattern=r"^10\.\d{4,9}/\S+$", max_length=200)] | None = None
     url: Annotated[str, Field(pattern=r"^https://\S+$", max_length=400)] | None = None
 
+    @property
+    def link(self) -> str | None:
+        """Return where it is to be found: by its DOI, if it has one."""
+        return f"https://doi.org/{self.doi}" if self.doi else self.url
+
+    @property
+    def line(self) -> str:
+        """Return all of it, for where a link is text."""
+        return " ".join(filter(None, [self.text, self.doi, self.url]))
+
 
 class About(Strict):
     """A file beside the run: ``about.yaml``. All of it is published.

@@ -211,5 +211,4 @@ def _citations(cite: Sequence[Citation]) -> Iterator[str]:
     if cite:
         yield from ("", "## Please cite", "")
     for one in cite:
-        link = f"https://doi.org/{one.doi}" if one.doi else one.url
-        yield f"- {one.text}" + (f" <{link}>" if link else "")
+        yield f"- {one.text}" + (f" <{one.link}>" if one.link else "")

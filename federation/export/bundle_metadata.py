@@ -12,6 +12,7 @@ from data_adapters.inputs import PatchInput
 from federation.errors import FederationError
 from federation.experiment import Experiment, RegressionTask, SubjectDP
 from federation.export.about import About
+from federation.export.summaries import class_names
 from federation.run_record import FinishedRun, RunRecord
 
 Values = dict[str, Any]
@@ -50,7 +51,7 @@ def metadata(run: FinishedRun, about: About) -> Values:
         "data_type": "nibabel",
         "intended_use": about.intended_use,
         "limits": about.limits,
-        "references": [" ".join(filter(None, [c.text, c.doi, c.url])) for c in about.cite],
+        "references": [one.line for one in about.cite],
         "network_data_format": _data_format(record),
         "privacy": privacy(record),
         "provenance": _provenance(record),
@@ -158,7 +159,7 @@ def _data_format(record: RunRecord) -> Values:
 def _output(experiment: Experiment, patches: bool) -> Values:
     task = experiment.task
     of_voxels = task.learns == "voxels"
-    names = [task.value] if isinstance(task, RegressionTask) else map(task.shown, task.classes)
+    names = [task.value] if isinstance(task, RegressionTask) else class_names(task)
     return {
         "type": "image" if of_voxels else "probabilities",
         "format": task.kind,

@@ -4,6 +4,7 @@ from data_adapters.inputs import AnyInput, PatchInput, SliceInput
 from federation.experiment import AnyTask, Experiment, RegressionTask, SubjectDP
 from federation.export.about import About
 from federation.export.bundle_config import FINEST_RESAMPLED_MM, resamples
+from federation.export.summaries import class_names
 from federation.run_record import FinishedRun, RunRecord, rounded_up
 
 _README = """\
@@ -90,9 +91,7 @@ def readme(run: FinishedRun, about: About) -> str:
         model=record.model_digest,
         authors=", ".join(author.name for author in about.authors),
         licence=about.licence,
-        cite="".join(
-            f"\nCite: {' '.join(filter(None, [c.text, c.doi, c.url]))}\n" for c in about.cite
-        ),
+        cite="".join(f"\nCite: {one.line}\n" for one in about.cite),
     )
 
 
@@ -207,7 +206,7 @@ def _writes(experiment: Experiment) -> str:
 
 
 def _classes(task: AnyTask) -> str:
-    return ", ".join(f"{number} {task.shown(name)}" for number, name in enumerate(task.classes))  # type: ignore[union-attr]
+    return ", ".join(f"{number} {name}" for number, name in enumerate(class_names(task)))
 
 
 def _differs(inputs: AnyInput) -> list[str]:

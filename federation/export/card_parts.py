@@ -7,9 +7,10 @@ from statistics import fmean, pstdev
 from federation.audit.report_meaning import in_words
 from federation.audit.report_numbers import advantage
 from federation.audit.report_words import counted
-from federation.experiment import Experiment, SubjectDP
+from federation.experiment import Experiment, RegressionTask, SubjectDP
 from federation.export.about import About
 from federation.export.charts import score_curves
+from federation.export.summaries import class_names
 from federation.export.summaries import curves as curves_of
 from federation.run_record import FinishedRun, RunRecord, rounded_up
 
@@ -102,10 +103,9 @@ def _model(record: RunRecord, about: About) -> Iterator[Block]:
 
 def _task(experiment: Experiment) -> str:
     task = experiment.task
-    if task.learns == "values":
-        return f"regression: {getattr(task, 'value', '')}"
-    shown = getattr(task, "shown", str)
-    return f"{task.kind}: {', '.join(shown(name) for name in task.classes)}"
+    if isinstance(task, RegressionTask):
+        return f"{task.kind}: {task.value}"
+    return f"{task.kind}: {', '.join(class_names(task))}"
 
 
 def _input(experiment: Experiment) -> str:
@@ -264,5 +264,4 @@ def _checking(record: RunRecord) -> Iterator[Block]:
 
 def _citations(about: About) -> Iterator[str]:
     for one in about.cite:
-        where = f"https://doi.org/{one.doi}" if one.doi else one.url
-        yield one.text + (f" {where}" if where else "")
+        yield one.text + (f" {one.link}" if one.link else "")

@@ -10,7 +10,7 @@ from rocrate.model.contextentity import ContextEntity
 from rocrate.rocrate import ROCrate
 
 from federation.export import identifiers
-from federation.export.about import About
+from federation.export.about import About, Citation
 from federation.export.prov import turtle
 from federation.ledger.keys import fingerprint_of
 from federation.messages import Description
@@ -86,7 +86,7 @@ def _describe_root(crate: ROCrate, record: RunRecord, about: About) -> None:
     )
     root["mentions"] = {"@id": identifiers.run(record.run)}
     root["author"] = _authors(crate, record, about)
-    cited = [_cited(one.text, one.url, one.doi) for one in about.cite]
+    cited = [_cited(one) for one in about.cite]
     if cited:
         root["citation"] = [_add(crate, name, "CreativeWork", name=text) for name, text in cited]
 
@@ -95,9 +95,8 @@ def _licence(crate: ROCrate, spdx: str) -> Ref:
     return _add(crate, f"https://spdx.org/licenses/{spdx}", "CreativeWork", name=spdx)
 
 
-def _cited(text: str, url: str | None, doi: str | None) -> tuple[str, str]:
-    named = f"https://doi.org/{doi}" if doi else url
-    return named or f"#cite-{sha256(text.encode()).hexdigest()[:12]}", text
+def _cited(one: Citation) -> tuple[str, str]:
+    return one.link or f"#cite-{sha256(one.text.encode()).hexdigest()[:12]}", one.text
 
 
 def _authors(crate: ROCrate, record: RunRecord, about: About) -> list[Ref]:

@@ -18,6 +18,7 @@ from federation.errors import FederationError
 from federation.experiment import Experiment, RegressionTask, SubjectDP
 from federation.export.about import About
 from federation.export.examples import example_input, outputs_of, trained_network
+from federation.export.summaries import class_names
 from federation.run_record import FinishedRun
 
 MODEL = "model.onnx"
@@ -176,7 +177,7 @@ def _facts(run: FinishedRun, about: About) -> dict[str, str]:
     if isinstance(task, RegressionTask):
         facts["value"] = f"{task.value} = output * {task.scale!r} + {task.offset!r}"
     else:
-        facts["classes"] = json.dumps([task.shown(name) for name in task.classes])
+        facts["classes"] = json.dumps(class_names(task))
     if isinstance(plan, SubjectDP):
         facts |= {"privacy_unit": plan.unit, "delta": f"{plan.delta:g}"}
     return facts

@@ -19,7 +19,7 @@ from federation.flower.server_app import (
 from federation.ledger.filter import BudgetPolicy, FilterState
 from federation.messages import RoundFinished
 from federation.privacy.plan import PrivacyPlan, make_plan
-from federation.run_record import MODEL, open_finished, write_record
+from federation.run_record import MODEL, FinishedRun, RunRecord, write_record
 from federation.tracking.finished import tracked_run
 from federation.tracking.log import log_run
 from federation.tracking.runs import LoggedRun
@@ -75,9 +75,10 @@ def carry_out(  # noqa: PLR0913 - all but three are named
     with storage_errors(out):
         model = weights_to_bytes(result.weights)
         write_atomically(out / MODEL, model, mode=0o644)
-        _record(experiment, result, out, model)
+        record = _record(experiment, result, out, model)
+    finished = FinishedRun(out, record, result.weights, result.receipts, result.closings)
     store = open_store(out.resolve() / "mlflow")
-    tracked = log_run(tracked_run(open_finished(out), store))
+    tracked = log_run(tracked_run(finished, store))
     checkpoint.remove()
     return result, tracked, store
 
@@ -134,9 +135,9 @@ def write_json(path: Path, values: Sequence[Mapping[str, Any]]) -> None:
         write_atomically(path, text.encode(), mode=0o644)
 
 
-def _record(experiment: Experiment, result: RunResult, out: Path, model: bytes) -> None:
+def _record(experiment: Experiment, result: RunResult, out: Path, model: bytes) -> RunRecord:
     plan = make_plan(experiment)
-    write_record(
+    return write_record(
         out,
         experiment,
         run=result.run,

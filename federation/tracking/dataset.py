@@ -6,6 +6,8 @@ from typing import Any
 from mlflow.data.dataset import Dataset
 from mlflow.data.dataset_source import DatasetSource
 from mlflow.data.dataset_source_registry import register_dataset_source
+from mlflow.entities import DatasetInput, InputTag
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
 from federation.errors import FederationError
 from federation.messages import Description
@@ -91,6 +93,12 @@ class SiteDataset(Dataset):
     def to_dict(self) -> dict[str, str]:
         """Return MLflow's description of the data set, with the profile."""
         return {**super().to_dict(), "profile": json.dumps(self.profile)}
+
+
+def training_input(site: Description) -> DatasetInput:
+    """Return a site's data set as what a run was trained on."""
+    context = [InputTag(MLFLOW_DATASET_CONTEXT, "training")]
+    return DatasetInput(SiteDataset(site)._to_mlflow_entity(), tags=context)
 
 
 # MLflow annotates an instance here, and means the class (its own sources do the same).

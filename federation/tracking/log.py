@@ -23,15 +23,15 @@ with quiet_mlflow():
     import mlflow
     import mlflow.pyfunc
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+    from mlflow.entities import Metric, Param, RunTag
     from mlflow.exceptions import MlflowException
     from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
     from mlflow.telemetry import set_telemetry_client
     from mlflow.tracking._tracking_service.utils import _get_store
-    from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
+    from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
     from sqlalchemy.exc import SQLAlchemyError
 
-    from federation.tracking.dataset import SiteDataset
+    from federation.tracking.dataset import training_input
     from federation.tracking.site_runs import log_sites
 
 # MONAI imports MLflow wherever both are installed, maybe before our switches were set. This
@@ -216,12 +216,7 @@ def _metrics(events: Iterable[RoundFinished]) -> Iterator[Metric]:
 
 
 def _log_datasets(client: MlflowClient, run_id: str, run: TrackedRun) -> None:
-    context = [InputTag(MLFLOW_DATASET_CONTEXT, "training")]
-    inputs = [
-        DatasetInput(SiteDataset(site)._to_mlflow_entity(), tags=context)
-        for site in run.descriptions
-    ]
-    client.log_inputs(run_id, datasets=inputs)
+    client.log_inputs(run_id, datasets=[training_input(site) for site in run.descriptions])
 
 
 def _log_evidence(client: MlflowClient, run_id: str, run: TrackedRun) -> None:

@@ -4,11 +4,11 @@ import time
 from collections.abc import Iterator
 
 from mlflow import MlflowClient
-from mlflow.entities import DatasetInput, InputTag, Metric, RunTag
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID
+from mlflow.entities import Metric
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from federation.messages import Description
-from federation.tracking.dataset import SiteDataset
+from federation.tracking.dataset import training_input
 from federation.tracking.runs import TrackedRun
 from federation.tracking.store import key
 
@@ -20,24 +20,21 @@ def log_sites(client: MlflowClient, parent: str, run: TrackedRun) -> None:
         tags = {MLFLOW_PARENT_RUN_ID: parent, **_tags(site, run)}
         below = client.create_run(experiment_id, run_name=f"{run.name} {site.site}", tags=tags)
         run_id = below.info.run_id
-        client.log_batch(run_id, metrics=list(_metrics(site.site, run)), tags=_evidence(site, run))
-        context = [InputTag(MLFLOW_DATASET_CONTEXT, "training")]
-        given = DatasetInput(SiteDataset(site)._to_mlflow_entity(), tags=context)
-        client.log_inputs(run_id, datasets=[given])
+        client.log_batch(run_id, metrics=list(_metrics(site.site, run)))
+        client.log_inputs(run_id, datasets=[training_input(site)])
         client.set_terminated(run_id, "FINISHED")
 
 
 def _tags(site: Description, run: TrackedRun) -> dict[str, str]:
-    values = {"site": site.site, "experiment_digest": run.experiment_digest}
-    epsilon = run.tags.get(f"epsilon/{site.site}")
-    return values if epsilon is None else values | {"epsilon": epsilon}
-
-
-def _evidence(site: Description, run: TrackedRun) -> list[RunTag]:
-    receipts = sum(receipt.get("site") == site.site for receipt in run.receipts)
-    head = str(run.heads.get(site.site, ""))
-    tags = {"receipts": str(receipts), "commitment": site.commitment, "ledger_head": head}
-    return [RunTag(name, value) for name, value in tags.items() if value]
+    tags = {
+        "site": site.site,
+        "experiment_digest": run.experiment_digest,
+        "epsilon": run.tags.get(f"epsilon/{site.site}", ""),
+        "receipts": str(sum(receipt.get("site") == site.site for receipt in run.receipts)),
+        "commitment": site.commitment,
+        "ledger_head": str(run.heads.get(site.site, "")),
+    }
+    return {name: value for name, value in tags.items() if value}
 
 
 def _metrics(site: str, run: TrackedRun) -> Iterator[Metric]:

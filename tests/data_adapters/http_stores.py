@@ -21,7 +21,11 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         else:
             self.send_error(self.answer)
 
-    do_HEAD = do_GET
+    def do_HEAD(self):
+        if self.answer is None:
+            super().do_HEAD()
+        else:
+            self.send_error(self.answer)
 
     def end_headers(self):
         path = Path(self.translate_path(self.path))
@@ -37,12 +41,16 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 def serving(
     folder: Path,
     *,
-    answer: int | None = None,
+    kind: type[Quiet] = Quiet,
     context: ssl.SSLContext | None = None,
-    etags: bool = False,
+    **members: object,
 ) -> Iterator[str]:
-    """Serve a folder, and give its URL."""
-    handler = type("Handler", (Quiet,), {"answer": answer, "etags": etags})
+    """Serve a folder, and give its URL.
+
+    Args:
+        members: Of the handler: ``answer``, ``etags``, or what ``kind`` has beside these.
+    """
+    handler = type("Handler", (kind,), members)
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(handler, directory=folder)
     )

@@ -1,12 +1,9 @@
 """A remote image that did not change is not fetched again: requests are counted at real servers."""
 
-import functools
-import http.server
 import os
-import threading
 import time
 from collections import Counter
-from pathlib import Path
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -15,6 +12,7 @@ from data_adapters import ingest as ingest_module
 from data_adapters import zarr_voxels
 from data_adapters.cache import open_scan
 from data_adapters.ome_zarr import discover_ome_zarr
+from tests.data_adapters.http_stores import Quiet, serving
 from tests.data_adapters.stores import write_image, write_labels
 from tests.data_adapters.test_ome_zarr_remote import (
     bucket,  # noqa: F401 - a fixture
@@ -30,7 +28,7 @@ LAYOUTS = {
 }
 
 
-class Server(http.server.SimpleHTTPRequestHandler):
+class Server(Quiet):
     """Serves a folder, and counts. Python's own server says Last-Modified and no ETag."""
 
     def do_GET(self):
@@ -52,16 +50,6 @@ class Server(http.server.SimpleHTTPRequestHandler):
         if keyword not in self.left_out:
             super().send_header(keyword, value)
 
-    def end_headers(self):
-        if self.etags:
-            path = Path(self.translate_path(self.path))
-            if path.is_file():
-                self.send_header("ETag", f'"{path.stat().st_mtime_ns:x}"')
-        super().end_headers()
-
-    def log_message(self, *_):
-        pass
-
 
 METADATA = {"zarr.json", ".zattrs", ".zgroup", ".zarray"}
 
@@ -69,22 +57,15 @@ METADATA = {"zarr.json", ".zattrs", ".zgroup", ".zarray"}
 @pytest.fixture
 def serve(tmp_path):
     """Serve this test's folder; returns the URL and the counts of requests."""
-    servers = []
+    with ExitStack() as stack:
 
-    def start(*, refuses_head=False, left_out=(), etags=False):
-        members = {"refuses_head": refuses_head, "left_out": left_out, "etags": etags}
-        handler = type("Handler", (Server,), members | {"counts": Counter()})
-        server = http.server.ThreadingHTTPServer(
-            ("127.0.0.1", 0), functools.partial(handler, directory=tmp_path / "served")
-        )
-        servers.append(server)
-        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-        return f"http://127.0.0.1:{server.server_port}", handler.counts
+        def start(*, refuses_head=False, left_out=(), etags=False):
+            counts = Counter()
+            members = {"refuses_head": refuses_head, "left_out": left_out, "etags": etags}
+            served = serving(tmp_path / "served", kind=Server, counts=counts, **members)
+            return stack.enter_context(served), counts
 
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+        yield start
 
 
 @pytest.fixture(params=LAYOUTS)

@@ -103,6 +103,15 @@ def about_file(about, tmp_path) -> Path:
     return path
 
 
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("something was looked up over the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
 @pytest.fixture(scope="session")
 def machines_words(tmp_path_factory) -> tuple[str, ...]:
     """Return what would tell on which machine, and by whom, a file was made.

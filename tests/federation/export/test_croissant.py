@@ -22,15 +22,6 @@ from tests.federation.export.silent_site import (  # noqa: F401 - fixtures among
 
 
 @pytest.fixture
-def no_network(monkeypatch):
-    def refuse(*_, **__):
-        raise AssertionError("something was looked up over the network")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-
-
-@pytest.fixture
 def folder(finished, about, tmp_path, no_network):
     formats.export(finished, about, "croissant", tmp_path / "croissant")
     return tmp_path / "croissant"
