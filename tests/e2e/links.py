@@ -1,8 +1,7 @@
-"""A cable between a site and its hub that a test can cut, slow down and mend: TCP below TLS."""
+"""A cable between a site and its hub that a test can cut and mend: TCP below TLS."""
 
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,7 +23,6 @@ class Link:
     down: int = 0
     num_cuts: int = 0
     _limits: dict[str, int] = field(default_factory=dict)
-    _delay_down_s: float = 0.0
     _is_cut: bool = False
     _open: set[socket.socket] = field(default_factory=set)
 
@@ -40,10 +38,6 @@ class Link:
         self.up = self.down = 0
         self._limits = limits
 
-    def delay_down(self, seconds: float) -> None:
-        """Hold back each piece that the hub says for so long."""
-        self._delay_down_s = seconds
-
     def cut(self) -> None:
         """End all connections, in the middle of whatever they carry, and take no more."""
         with self._lock:
@@ -57,7 +51,7 @@ class Link:
 
     def mend(self) -> None:
         """Take connections again."""
-        self._is_cut, self._delay_down_s = False, 0.0
+        self._is_cut, self._limits = False, {}
 
     def close(self) -> None:
         """End it."""
@@ -87,8 +81,6 @@ class Link:
     def _carry(self, way: str, source: socket.socket, target: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(_CHUNK):
-                if way == "down" and self._delay_down_s:
-                    time.sleep(self._delay_down_s)
                 target.sendall(data)
                 setattr(self, way, getattr(self, way) + len(data))
                 if getattr(self, way) >= self._limits.get(way, 1 << 62):

@@ -14,13 +14,9 @@ from pathlib import Path
 
 @dataclass
 class Moment:
-    """The moment that one process dies at, or stops. Give the processes ``environment``."""
+    """The moment that one process dies at, or stops. Give the processes its ``environment``."""
 
     path: Path
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {"COHORTIUM_TEST_MOMENT": str(self.path)}
 
     def at(self, call: str, *, number: int = 1, how: int = signal.SIGKILL) -> None:
         """Choose the n-th call from now that matches, such as ``os.rename .*checkpoint.json``."""
@@ -35,6 +31,15 @@ class Moment:
         pid = int(past.suffix[1:])
         past.unlink()
         return pid
+
+    def forget(self) -> None:
+        """Choose none."""
+        self.path.unlink(missing_ok=True)
+
+
+def environment(*moments: Moment) -> dict[str, str]:
+    """Return what makes a process, and all that it starts, look for these."""
+    return {"COHORTIUM_TEST_MOMENTS": os.pathsep.join(str(one.path) for one in moments)}
 
 
 def is_stopped(pid: int) -> bool:

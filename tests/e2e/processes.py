@@ -22,7 +22,7 @@ from federation.flower.superlink import Control
 from federation.hub_folder import HubFolder, init_hub
 from federation.ledger.keys import SiteKey
 from federation.site_config import load_site_config
-from tests.e2e.moments import Moment
+from tests.e2e.moments import Moment, environment
 
 GUARD = Path(__file__).parent / "guard"
 COHORTIUM = str(Path(sys.executable).with_name("cohortium"))
@@ -61,6 +61,10 @@ class Federation:
         return Moment(self.folder / "moment")
 
     @property
+    def second_moment(self) -> Moment:
+        return Moment(self.folder / "second-moment")
+
+    @property
     def attempts(self) -> Path:
         return self.folder / "attempts.log"
 
@@ -74,7 +78,7 @@ class Federation:
             "PYTHONPATH": str(GUARD),
             "COHORTIUM_TEST_ATTEMPTS": str(self.attempts),
             "OMP_NUM_THREADS": "1",
-            **self.moment.environment,
+            **environment(self.moment, self.second_moment),
             **self.more_environment,
         }
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 _NETWORK = ipaddress.ip_network(os.environ.get("COHORTIUM_TEST_NETWORK", "127.0.0.0/8"))
-_MOMENT = os.environ.get("COHORTIUM_TEST_MOMENT", "")
+_MOMENTS = [one for one in os.environ.get("COHORTIUM_TEST_MOMENTS", "").split(os.pathsep) if one]
 _OF_FILES = frozenset({"open", "os.rename", "os.remove", "os.mkdir", "os.truncate"})
 _seen: dict[str, int] = {}
 
@@ -42,20 +42,23 @@ def _watch(event: str, arguments: tuple) -> None:
 
 
 def _die_at_the_moment(event: str, arguments: tuple) -> None:
-    """Send this process a signal at the n-th call that the file of the moment describes."""
-    if event not in _OF_FILES or str(arguments[0]) == _MOMENT or not Path(_MOMENT).exists():
+    """Send this process a signal at the n-th call that the file of a moment describes."""
+    if event not in _OF_FILES or str(arguments[0]) in _MOMENTS:
         return
-    text = Path(_MOMENT).read_text()
-    moment = json.loads(text)
-    if not re.search(moment["call"], f"{event} {' '.join(map(str, arguments))}"):
-        return
-    _seen[text] = _seen.get(text, 0) + 1
-    if _seen[text] == moment["number"]:
-        Path(_MOMENT).rename(f"{_MOMENT}.{os.getpid()}")
-        os.kill(os.getpid(), moment["signal"])
+    for path in _MOMENTS:
+        if not Path(path).exists():
+            continue
+        text = Path(path).read_text()
+        moment = json.loads(text)
+        if not re.search(moment["call"], f"{event} {' '.join(map(str, arguments))}"):
+            continue
+        _seen[text] = _seen.get(text, 0) + 1
+        if _seen[text] == moment["number"]:
+            Path(path).rename(f"{path}.{os.getpid()}")
+            os.kill(os.getpid(), moment["signal"])
 
 
 if "COHORTIUM_TEST_ATTEMPTS" in os.environ:
     sys.addaudithook(_watch)
-if _MOMENT:
+if _MOMENTS:
     sys.addaudithook(_die_at_the_moment)

@@ -146,6 +146,11 @@ def declared(sites) -> set[bytes]:
     return {value.encode() for value in public}
 
 
+def looked_for(public: set[bytes]) -> set[bytes]:
+    """Return what the search can find: no fingerprint with a word or too few digits in it."""
+    return {value for value in public if HEX.fullmatch(value) or is_random(value)}
+
+
 def flowers_names(sites, *runs) -> set[bytes]:
     """Return Flower's names of what is public and may be the same in both: digests of it.
 
@@ -168,15 +173,14 @@ def test_the_search_finds_what_left(both):
             told = {value for value in map(str, paper.values()) if value.startswith("sha256:")}
             told = {value.removeprefix("sha256:").encode() for value in told}
             assert told | {paper["signature"].encode()} <= run.values
-        # A fingerprint in which a word or too few digits happen to stand is not looked for.
-        assert {v for v in declared(both.sites) if HEX.fullmatch(v) or is_random(v)} <= run.values
+        assert looked_for(declared(both.sites)) <= run.values
         assert any((run.out / "mlflow").rglob("heads.json"))
 
 
 def test_two_experiments_on_one_data_set_share_no_value_but_the_declared_ones(both):
     shared = both.first.values & both.second.values
     public = declared(both.sites)
-    assert public <= shared
+    assert looked_for(public) <= shared
     assert shared - public <= flowers_names(both.sites, both.first, both.second)
 
 
