@@ -27,6 +27,7 @@ Of several permissions one is enough. Modifiers then all have to hold:
 Diseases are compared as codes: a kind of a disease is another disease here.
 """
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -78,7 +79,11 @@ _WITHIN: Mapping[str, frozenset[str]] = {
     POA: frozenset({POA}),
 }
 
-Disease = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9]{1,15}:[A-Za-z0-9_.]{1,32}$")]
+_DISEASE = r"[A-Za-z][A-Za-z0-9]{1,15}:[A-Za-z0-9_.]{1,32}"
+Disease = Annotated[str, Field(pattern=rf"^{_DISEASE}$")]
+NOT_STATED = "not stated"
+# What ``public_terms`` makes.
+PUBLIC_TERMS = re.compile(rf"{NOT_STATED}|DUO:\d{{7}}( {_DISEASE})?(; DUO:\d{{7}}( {_DISEASE})?)*")
 
 
 class DataUse(Strict):
@@ -186,6 +191,22 @@ def parse_terms(codes: Iterable[str], acknowledged: Collection[str] = ()) -> Ter
     if not permissions:
         raise ValueError(f"no permission among the codes; one is needed, such as {GRU} or {HMB}")
     return Terms(frozenset(permissions), frozenset(modifiers))
+
+
+def public_terms(codes: Iterable[str]) -> str:
+    """Return the codes as a site tells them: with their diseases, without any other words.
+
+    >>> public_terms(["DUO:0000007 MONDO:0004975", "DUO:0000022 a town's name"])
+    'DUO:0000007 MONDO:0004975; DUO:0000022'
+    >>> public_terms([])
+    'not stated'
+    """
+    told = []
+    for text in codes:
+        code, _, about = text.strip().partition(" ")
+        has_disease = code == DS and re.fullmatch(_DISEASE, about.strip())
+        told.append(f"{code} {about.strip()}" if has_disease else code)
+    return "; ".join(told) or NOT_STATED
 
 
 def _require_usable(code: str, about: str, acknowledged: Collection[str]) -> None:

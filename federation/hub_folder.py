@@ -12,6 +12,7 @@ from pydantic import Field
 
 from federation import certificates
 from federation.documents import Strict, load_document
+from federation.elsewhere import ADDRESS
 from federation.errors import FederationError
 from federation.files import private_folder, write_atomically
 from federation.key_slot import is_protected, unlock
@@ -42,6 +43,7 @@ class HubConfig(Strict):
         ca: Who signs the certificates that sites show, PEM.
         crl: What that authority has revoked, PEM. The hub's own authority needs none: what it
             signed is let through by name, until 'hub remove-site'.
+        tracking: Address of an MLflow server or store that is to know of every run, too.
     """
 
     format: Annotated[str, Field(pattern=r"^cohortium-hub/1$")]
@@ -52,6 +54,7 @@ class HubConfig(Strict):
     key: Path = Path("proxy.key")
     ca: Path = _OWN_CA
     crl: Path | None = None
+    tracking: Annotated[str, Field(pattern=ADDRESS)] | None = None
 
 
 @dataclass(frozen=True)
@@ -239,6 +242,8 @@ link_port: {config.link_port}                # Flower's SuperLink, on loopback a
 certificate: {config.certificate}
 key: {config.key}
 ca: {config.ca}
+# An MLflow server that is to know of every finished run, too (its password: in the environment):
+# tracking: http://127.0.0.1:5000
 """
 
 

@@ -32,6 +32,7 @@ _OF_DESCRIPTION: Mapping[str, str] = {
     "modality": DECLARED + "; never read off the images",
     "num_subjects": "as policy.release_counts allows",
     "licence": DECLARED,
+    "data_use": DECLARED + "; codes and their diseases, no other words of yours",
     "versions": "of the software that read the data",
 }
 _OF_RECEIPT: Mapping[str, str] = {

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from federation.canonical import digest
+from federation.data_use import NOT_STATED
 from models.weights import weights_digest
 
 Weights = dict[str, npt.NDArray[np.float32]]
@@ -47,6 +48,7 @@ class Description:
         commitment: SHA-256 of a nonce and the data set's root, fresh per experiment.
         num_subjects: Text, as the policy releases it: "48", "about 50" or "withheld".
         public_key: The site's Ed25519 key, hex.
+        data_use: Codes of the Data Use Ontology, see ``data_use.public_terms``.
     """
 
     site: str
@@ -57,6 +59,7 @@ class Description:
     modality: str
     num_subjects: str
     licence: str
+    data_use: str = NOT_STATED
     versions: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from data_adapters.manifest import Manifest
 from federation.authors import Signature, require_author
 from federation.canonical import canonical_json, digest_bytes
+from federation.data_use import public_terms
 from federation.documents import parse_document, read_yaml
 from federation.errors import FederationError, LedgerError, Refused
 from federation.experiment import Experiment
@@ -296,6 +297,7 @@ def describe(
         modality=config.modality,
         num_subjects=_released_count(config, manifest) if manifest else unknown,
         licence=config.licence,
+        data_use=public_terms(config.data_use),
         versions=dict(manifest.versions) if manifest else {},
     )
 

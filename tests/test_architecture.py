@@ -36,6 +36,7 @@ ORDER = (
     {"ledger"},
     {"authors", "software", "linking", "egress", "agent_state", "signed_requests", "starting"},
     {"run_record", "foreign_weights"},
+    {"elsewhere"},
     {"certificates", "proxy"},
     {"hub_folder", "hub_runs"},
     {"privacy"},

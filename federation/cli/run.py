@@ -16,6 +16,7 @@ from federation.cli.decide import (
     for_the_ledger,
 )
 from federation.cli.site import operator
+from federation.elsewhere import require_address, want
 from federation.errors import FederationError
 from federation.experiment import Experiment, load_experiment
 
@@ -36,6 +37,16 @@ Resume = Annotated[
     Path | None,
     typer.Option("--resume", help="Go on with the run in this folder, which was interrupted."),
 ]
+Track = Annotated[
+    str | None,
+    typer.Option(
+        "--track",
+        metavar="URI",
+        help="Record the run in this MLflow server or store, too. One that is down stops nothing: "
+        "'cohortium track' records it later.",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print the summary as JSON; progress stays on stderr.")
 ]
@@ -51,6 +62,7 @@ def run(  # noqa: PLR0913 - a command's options
     expires: Expires = None,
     yes: Yes = False,
     resume: Resume = None,
+    track: Track = None,
     as_json: AsJson = False,
 ) -> None:
     """Train over sites on this machine, each paying from its own privacy budget.
@@ -65,10 +77,12 @@ def run(  # noqa: PLR0913 - a command's options
     """
     for_the_ledger(ethics_reference, legal_basis)
     loaded = load_experiment(experiment)
+    if track is not None:
+        require_address(track)
     if resume is not None:
         if out is not None:
             raise FederationError("--resume goes on in the run's own folder. Leave --out away.")
-        go_on(loaded, site, out=resume, as_json=as_json, folder=experiment.parent)
+        go_on(loaded, site, out=resume, as_json=as_json, folder=experiment.parent, track=track)
         return
     folder = out or show.new_folder(Path("runs"), loaded.name)
     carry_out(
@@ -79,6 +93,7 @@ def run(  # noqa: PLR0913 - a command's options
         approver=operator(),
         as_json=as_json,
         folder=experiment.parent,
+        track=track,
         signature=read_signature(signature_path(experiment)),
         basis={
             "ethics_reference": ethics_reference,
@@ -97,6 +112,7 @@ def carry_out(  # noqa: PLR0913 - all but two are named
     approver: str,
     as_json: bool,
     folder: Path | None = None,
+    track: str | None = None,
     signature: Signature | None = None,
     basis: Mapping[str, str | None] | None = None,
 ) -> None:
@@ -104,6 +120,7 @@ def carry_out(  # noqa: PLR0913 - all but two are named
 
     Args:
         folder: Where the experiment's file is, for weights beside it that it starts from.
+        track: Address of an MLflow server that is to know of the run, too.
         basis: Ethics reference, legal basis and expiry of the approvals; None where no operator
             decides, and then nobody is shown what exactly would be approved.
 
@@ -134,16 +151,17 @@ def carry_out(  # noqa: PLR0913 - all but two are named
         _ask(yes, approver)
     # Where a quote does not fit this raises, and that site's ledger has the refusal on record.
     approve(experiment, sites, approver=approver, signature=signature, **(basis or {}))
-    _train(experiment, sites, out=out, as_json=as_json, resume=False, folder=folder)
+    _train(experiment, sites, out=out, as_json=as_json, resume=False, folder=folder, track=track)
 
 
-def go_on(
+def go_on(  # noqa: PLR0913 - all but two are named
     experiment: Experiment,
     site_files: Sequence[Path],
     *,
     out: Path,
     as_json: bool,
     folder: Path | None = None,
+    track: str | None = None,
 ) -> None:
     """Carry on with an interrupted run; its sites have approved it, and are asked nothing.
 
@@ -155,7 +173,7 @@ def go_on(
     show.going_on(how_far(experiment, out), experiment)
     check_experiment(experiment)
     sites = open_sites(site_files)
-    _train(experiment, sites, out=out, as_json=as_json, resume=True, folder=folder)
+    _train(experiment, sites, out=out, as_json=as_json, resume=True, folder=folder, track=track)
 
 
 def _train(  # noqa: PLR0913 - all but two are named
@@ -166,9 +184,13 @@ def _train(  # noqa: PLR0913 - all but two are named
     as_json: bool,
     resume: bool,
     folder: Path | None,
+    track: str | None,
 ) -> None:
     from federation.run import run_experiment
 
+    if track is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        want(out, track)
     with show.run_progress(experiment, sites) as on_event:
         summary = run_experiment(
             experiment, sites, out=out, on_event=on_event, resume=resume, folder=folder
@@ -179,6 +201,17 @@ def _train(  # noqa: PLR0913 - all but two are named
         show.summary_json(summary)
     else:
         show.summary_table(summary)
+    _record_elsewhere(out)
+
+
+def _record_elsewhere(out: Path) -> None:
+    from federation.tracking.waiting import record_waiting
+
+    for folder, uri, outcome in record_waiting([out]):
+        if isinstance(outcome, str):
+            show.note(f"Not recorded in {uri} yet: {outcome}\nLater: cohortium track {folder}")
+        else:
+            show.note(f"Recorded in {uri} as MLflow run {outcome.run_id}, too.")
 
 
 def _offer(

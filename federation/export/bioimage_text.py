@@ -133,9 +133,13 @@ def _weights(formats: Sequence[str]) -> Iterator[str]:
 def _data(record: RunRecord) -> Iterator[str]:
     yield from ("", "## Training data", "")
     yield "Images stayed at their sites. What each site says of its data set:"
-    yield from ("", "| site | data set | modality | subjects | licence |", "|---|---|---|---|---|")
+    columns = ("site", "data set", "modality", "subjects", "licence", "data use (DUO)")
+    yield from ("", f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}")
     for site in record.contributors:
-        told = (site.site, site.dataset, site.modality, site.num_subjects, site.licence)
+        told = (
+            *(site.site, site.dataset, site.modality),
+            *(site.num_subjects, site.licence, site.data_use),
+        )
         yield f"| {' | '.join(map(plain, told))} |"
 
 

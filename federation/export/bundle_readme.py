@@ -108,7 +108,10 @@ def licence(about: About) -> str:
 
 def data_licences(run: FinishedRun) -> str:
     """Return the licence of each site's data, as the site states it. No data is in the bundle."""
-    lines = [f"{s.site}: {s.dataset}: {s.licence}\n" for s in run.record.contributors]
+    lines = [
+        f"{s.site}: {s.dataset}: {s.licence}; data use (DUO): {s.data_use}\n"
+        for s in run.record.contributors
+    ]
     return "No image is in this bundle. Its model was trained on:\n" + "".join(lines)
 
 

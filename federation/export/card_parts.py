@@ -124,10 +124,16 @@ def _data(record: RunRecord) -> Iterator[Block]:
         "numbers of subjects are as the site's policy releases them."
     )
     rows = tuple(
-        (s.site, s.dataset, s.modality, s.source_kind, s.num_subjects, s.licence, s.commitment)
+        (
+            *(s.site, s.dataset, s.modality, s.source_kind, s.num_subjects),
+            *(s.licence, s.data_use, s.commitment),
+        )
         for s in record.contributors
     )
-    columns = ("site", "data set", "modality", "read from", "subjects", "licence", "commitment")
+    columns = (
+        *("site", "data set", "modality", "read from", "subjects"),
+        *("licence", "data use (DUO)", "commitment"),
+    )
     yield Rows("Data sets", columns, rows)
 
 

@@ -95,6 +95,14 @@ def _licence(crate: ROCrate, spdx: str) -> Ref:
     return _add(crate, f"https://spdx.org/licenses/{spdx}", "CreativeWork", name=spdx)
 
 
+def _terms(crate: ROCrate, data_use: str) -> list[Ref] | str:
+    """Return what data may be used for, as terms of ontologies; in words where nothing is said."""
+    named = identifiers.terms(data_use)
+    return [_add(crate, one, "DefinedTerm", name=one.rpartition("/")[2]) for one in named] or (
+        data_use
+    )
+
+
 def _cited(one: Citation) -> tuple[str, str]:
     return one.link or f"#cite-{sha256(one.text.encode()).hexdigest()[:12]}", one.text
 
@@ -191,6 +199,7 @@ def _describe_site(crate: ROCrate, site: Description) -> None:
         identifier=site.commitment,
         conditionsOfAccess="The images stay at the site.",
         creditText=site.licence,
+        usageInfo=_terms(crate, site.data_use),
         creator=who,
     )
 

@@ -77,6 +77,7 @@ def description_of(site: Description, record: RunRecord) -> dict[str, Any]:
         "keywords": [site.modality, site.source_kind, "federated"],
         "isAccessibleForFree": False,
         "conditionsOfAccess": STAYS,
+        "usageInfo": site.data_use,
         "isLiveDataset": False,
         "distribution": [],
         "rai:personalSensitiveInformation": "Images of subjects; nothing of them is in this file.",
@@ -88,7 +89,7 @@ def _described(site: Description) -> str:
     versions = ", ".join(f"{name} {found}" for name, found in sorted(site.versions.items()))
     return (
         f"{site.modality} images ({site.source_kind}) at {site.site}. Number of subjects, as the "
-        f"site releases it: {site.num_subjects}. {STAYS} "
+        f"site releases it: {site.num_subjects}. {STAYS} Data use: {site.data_use}. "
         f"Read with {versions or 'unknown versions'}."
     )
 

@@ -11,6 +11,7 @@ from federation.export.about import Author
 
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _KEY = re.compile(r"[0-9a-f]{64}")
+_TERM = re.compile(r"\b([A-Za-z][A-Za-z0-9]{1,15}):([A-Za-z0-9_.]{1,32})")
 _RUN = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -68,6 +69,15 @@ def epsilon(run_name: str, public_key: str) -> str:
 def delta(run_name: str) -> str:
     """Return the name of the delta that a run's epsilons are at."""
     return f"{run(run_name)}:delta"
+
+
+def terms(data_use: str) -> list[str]:
+    """Return the addresses of codes of data use and of diseases, as OBO ontologies give them.
+
+    >>> terms("DUO:0000007 MONDO:0004975; DUO:0000021")[:2]
+    ['http://purl.obolibrary.org/obo/DUO_0000007', 'http://purl.obolibrary.org/obo/MONDO_0004975']
+    """
+    return [f"http://purl.obolibrary.org/obo/{a}_{b}" for a, b in _TERM.findall(data_use)]
 
 
 def author(run_name: str, who: Author, number: int) -> str:

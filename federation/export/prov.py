@@ -25,6 +25,8 @@ def turtle(run: FinishedRun, about: About) -> bytes:
         _typed(graph, data, PROV.Entity, f"data set {site.dataset} at {site.site}")
         graph.add((data, PROV.wasAttributedTo, who))
         graph.add((data, DCTERMS.license, Literal(site.licence)))
+        for term in identifiers.terms(site.data_use):
+            graph.add((data, DCTERMS.accessRights, URIRef(term)))
         _typed(graph, who, PROV.Agent, site.site)
         graph.add((who, RDF.type, PROV.Organization))
         graph.add((_activity(record), PROV.used, data))

@@ -1,14 +1,17 @@
 """The hub's side of one run, as SuperExec starts it: the same rounds as on one machine."""
 
+import logging
 import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 from flwr.serverapp import Grid
 
 from federation.checkpoint import CHECKPOINT, FILE, Checkpoint, storage_errors
+from federation.elsewhere import want
 from federation.errors import FederationError
 from federation.flower.hub_grid import HubGrid
 from federation.flower.whole_run import carry_out as carry_out_rounds
@@ -17,6 +20,9 @@ from federation.hub_folder import HubFolder
 from federation.hub_runs import START, RunFolder
 from federation.messages import RoundFinished
 from federation.run_record import MODEL
+from federation.tracking.waiting import record_waiting
+
+_log = logging.getLogger(__name__)
 
 # Longest wait for one round's replies, and for sites to connect, in seconds.
 ROUND_S = 24 * 3600.0
@@ -40,6 +46,9 @@ def carry_out(hub: HubFolder, run: RunFolder, grid: Grid, *, flower_run: int) ->
     try:
         with storage_errors(run.path):
             run.note(state="running", pid=os.getpid(), flower_run=flower_run, why="")
+        if hub.config.tracking is not None:
+            with storage_errors(run.path):
+                want(run.path, hub.config.tracking)
         named = HubGrid(grid, hub.nodes, hub.key, valid_s=ROUND_S)
         experiment = run.experiment
         _wait_for_sites(named, len(hub.sites), experiment.algorithm.min_sites)
@@ -62,6 +71,14 @@ def carry_out(hub: HubFolder, run: RunFolder, grid: Grid, *, flower_run: int) ->
             run.note(state="stopped", why=str(error))
         raise
     run.note(state="completed")
+    _record_elsewhere(run.path.parent)
+
+
+def _record_elsewhere(runs: Path) -> None:
+    """Record what waits, of this run and of earlier ones; a server that is down ends nothing."""
+    for folder, uri, outcome in record_waiting([runs]):
+        if isinstance(outcome, str):
+            _log.warning("Run %s is not recorded in %s yet: %s", folder.name, uri, outcome)
 
 
 def _after_round(run: RunFolder, event: RoundFinished) -> None:

@@ -1,7 +1,7 @@
 """Messages between hub and site as Flower records, and back. Nothing here is ever unpickled.
 
 A request that is not exactly what the format asks for raises ``Refused("invalid_request")``; a
-reply that is not raises ``FederationError``. Format 4:
+reply that is not raises ``FederationError``. Format 5:
 
 ==================  =======================================================================
 describe request    ``request``: format, experiment_digest, run
@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from federation.canonical import canonical_json
+from federation.data_use import PUBLIC_TERMS
 from federation.errors import FederationError, Refused
 from federation.flower import records
 from federation.flower.records import MalformedRecordError, check
@@ -45,7 +46,7 @@ from federation.messages import (
 )
 from federation.signed_requests import RequestSignature
 
-FORMAT = 4
+FORMAT = 5
 MAX_ROUNDS = 1_000_000
 # Flower's name for the second kind of query that a site answers.
 CLOSE = "close"
@@ -78,6 +79,7 @@ _DESCRIPTION_FIELDS = (
     "modality",
     "num_subjects",
     "licence",
+    "data_use",
 )
 _Reply = TypeVar("_Reply")
 
@@ -316,6 +318,8 @@ def _description(content: RecordDict) -> Description:
         check(text.isprintable(), f"description: {name} holds control characters")
     records.check_name(texts["site"], "description")
     check(bool(_PUBLIC_KEY.fullmatch(texts["public_key"])), "description: no Ed25519 public key")
+    check(bool(_DIGEST.fullmatch(texts["commitment"])), "description: no commitment")
+    check(bool(PUBLIC_TERMS.fullmatch(texts["data_use"])), "description: no codes of data use")
     return Description(**texts, versions=_versions(content))
 
 

@@ -23,6 +23,7 @@ _FACTS = (
     "modality",
     "num_subjects",
     "licence",
+    "data_use",
 )
 
 

@@ -216,7 +216,7 @@ def test_the_documented_commands_do_what_is_said(ran, tmp_path, monkeypatch):
     (tmp_path / "spleen-bundle").symlink_to(exports(ran) / "monai-bundle")
     (tmp_path / "experiment.yaml").symlink_to(ran.folder / "tiny.yaml")
     commands = documented()
-    assert len(commands) == 10
+    assert len(commands) == 11
     for command in commands:
         line, _, target = command.replace(
             "http://127.0.0.1:5000", f"sqlite:///{tmp_path / 'team.db'}"

@@ -1,6 +1,17 @@
 import pytest
 
-from federation.data_use import DS, FOR_PEOPLE, GRU, HMB, NRES, POA, DataUse, parse_terms
+from federation.data_use import (
+    DS,
+    FOR_PEOPLE,
+    GRU,
+    HMB,
+    NRES,
+    POA,
+    PUBLIC_TERMS,
+    DataUse,
+    parse_terms,
+    public_terms,
+)
 from federation.documents import parse_document
 from federation.errors import FederationError
 from tests.experiments import demo_values, tiny_experiment
@@ -79,6 +90,24 @@ def test_what_no_program_can_check_needs_somebodys_word(code):
 def test_terms_that_mean_nothing_are_refused(codes, why):
     with pytest.raises(ValueError, match=why):
         parse_terms(codes)
+
+
+@pytest.mark.parametrize(
+    ("codes", "told"),
+    [
+        ([], "not stated"),
+        ([GRU], GRU),
+        (
+            [f"{DS} {ALZHEIMER}", "DUO:0000021 vote 12/3 of Dr Doe"],
+            f"{DS} {ALZHEIMER}; DUO:0000021",
+        ),
+        ([f" {DS}  {PARKINSON} "], f"{DS} {PARKINSON}"),
+        ([f"{DS} Mrs Doe's illness"], DS),
+    ],
+)
+def test_what_a_site_tells_is_codes_and_diseases_and_no_other_words(codes, told):
+    assert public_terms(codes) == told
+    assert PUBLIC_TERMS.fullmatch(told)
 
 
 def test_an_experiment_that_declares_nothing_claims_as_little_as_possible():

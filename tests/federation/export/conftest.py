@@ -37,6 +37,7 @@ def description(site: str) -> Description:
         modality="MR",
         num_subjects="withheld",
         licence="CC-BY-4.0",
+        data_use="DUO:0000007 MONDO:0004975; DUO:0000021",
     )
 
 

@@ -22,6 +22,7 @@ def described(number, site):
         modality="MR",
         num_subjects="withheld",
         licence="CC-BY-4.0",
+        data_use="DUO:0000007 MONDO:0004975; DUO:0000021",
         versions={"cohortium": "0.1.0", "pydicom": "3.0.2"},
     )
 

@@ -209,6 +209,21 @@ class TestProv:
             "?data prov:wasAttributedTo ?site . ?site rdfs:label ?who }"
         ) == {(identifiers.data_set(site.commitment), site.site) for site in sites}
 
+    def test_it_tells_what_data_may_be_used_for(self, ask, crate, finished):
+        obo = "http://purl.obolibrary.org/obo/"
+        terms = {f"{obo}{one}" for one in ("DUO_0000007", "MONDO_0004975", "DUO_0000021")}
+        assert {
+            term
+            for _, term in ask(
+                "PREFIX dcterms: <http://purl.org/dc/terms/> SELECT ?data ?term WHERE "
+                "{ ?model prov:wasDerivedFrom ?data . ?data dcterms:accessRights ?term }"
+            )
+        } == terms
+        for site in finished.record.contributors:
+            data = crate.get(identifiers.data_set(site.commitment))
+            assert ids(data["usageInfo"]) == terms
+            assert {one.type for one in data["usageInfo"]} == {"DefinedTerm"}
+
     def test_it_tells_who_is_responsible(self, ask):
         assert ask(
             "SELECT ?name WHERE { ?model prov:wasAttributedTo ?who . ?who rdfs:label ?name }"

@@ -44,6 +44,9 @@ def test_mlcroissant_finds_no_fault(folder, finished):
         assert metadata.url == identifiers.data_set(site.commitment)
         for told in (site.modality, site.source_kind, "pydicom 3.0.2", "withheld"):
             assert told in metadata.description
+        assert site.data_use in metadata.description
+        value = json.loads((folder / f"{site.site}.json").read_text())
+        assert value["usageInfo"] == site.data_use == "DUO:0000007 MONDO:0004975; DUO:0000021"
 
 
 def test_it_says_that_the_data_stay_and_points_at_none(folder):

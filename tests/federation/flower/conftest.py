@@ -76,6 +76,7 @@ class FakeSite:
             modality="MR",
             num_subjects="about 50",
             licence="CC0-1.0",
+            data_use="DUO:0000042",
             versions={"torch": "2.13.0"},
         )
 

@@ -1,10 +1,13 @@
 """A hub's side of a run: what it leaves when it dies between two files, or its disk is full."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
 
+from federation.elsewhere import WAITING, waiting
+from federation.errors import FederationError
 from federation.flower import hub_main
 from federation.flower.client_app import client_app
 from federation.flower.grid import LocalGrid
@@ -13,6 +16,7 @@ from federation.hub_folder import open_hub
 from federation.hub_runs import RunFolder, submit
 from tests.e2e.disks import disk
 from tests.experiments import tiny_experiment
+from tests.federation.tracking.test_track import runs_of
 
 NAMES = ("a", "b")
 
@@ -46,9 +50,9 @@ def carry_out(hub, run, paying_site, monkeypatch):
     monkeypatch.setattr("federation.flower.whole_run.open_store", str)
     sites = [paying_site(name) for name in NAMES]
 
-    def carry_out():
-        grid = LocalGrid({site.name: client_app(site) for site in sites})
-        hub_main.carry_out(hub, run, grid, flower_run=1)
+    def carry_out(of=hub, one=run, taking_part=sites):
+        grid = LocalGrid({site.name: client_app(site) for site in taking_part})
+        hub_main.carry_out(of, one, grid, flower_run=1)
 
     carry_out.sites = sites
     return carry_out
@@ -97,6 +101,34 @@ def test_a_run_that_had_ended_and_did_not_say_so_is_not_begun_anew(carry_out, ru
     assert run.status.state == "completed"
     assert [len(site.seen) for site in carry_out.sites] == seen
     assert (run.path / "model.safetensors").read_bytes() == model
+
+
+def test_a_store_that_is_down_ends_no_run_and_gets_it_with_the_next(
+    hub, run, carry_out, paying_site, tmp_path, caplog
+):
+    store = tmp_path / "not-mounted-yet" / "mlflow.db"
+    store.parent.write_text("no folder")
+    config = hub.config.model_copy(update={"tracking": f"sqlite:///{store}"})
+    tracked = replace(hub, config=config)
+    carry_out(tracked)
+    assert run.status.state == "completed" and (run.path / WAITING).is_file()
+    assert "is not recorded" in caplog.text and run.run in caplog.text
+    store.parent.unlink()
+    second = submit(hub, tmp_path / "tiny.yaml")
+    carry_out(tracked, second, [paying_site(name) for name in NAMES])
+    assert second.status.state == "completed" and not waiting([hub.path / "runs"])
+    _, parents, _ = runs_of(config.tracking)
+    assert {one.data.tags["run"] for one in parents} == {run.run, second.run}
+
+
+def test_the_hub_file_names_a_server_and_no_password(hub):
+    file = hub.path / "hub.yaml"
+    text = file.read_text()
+    file.write_text(text.replace("# tracking:", "tracking:"))
+    assert open_hub(file).config.tracking == "http://127.0.0.1:5000"
+    file.write_text(f"{text}tracking: http://me:secret@127.0.0.1:5000\n")
+    with pytest.raises(FederationError, match="tracking"):
+        open_hub(file)
 
 
 # How much room there is left decides which file is the first that does not fit.

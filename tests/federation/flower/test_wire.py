@@ -310,7 +310,16 @@ class TestReplies:
 
     @pytest.mark.parametrize(
         ("field", "value"),
-        [("site", ""), ("site", "a\nb"), ("licence", "\x1b[2J"), ("public_key", "xy"), ("new", "")],
+        [
+            ("site", ""),
+            ("site", "a\nb"),
+            ("licence", "\x1b[2J"),
+            ("public_key", "xy"),
+            ("commitment", "../x"),
+            ("data_use", "Mr A. Example's"),
+            ("data_use", "DUO:0000007 a word"),
+            ("new", ""),
+        ],
     )
     def test_with_an_odd_statement_are_malformed(self, site, field, value):
         content = wire.encode_description(site("a").describe(DescribeRequest(DIGEST, RUN)))

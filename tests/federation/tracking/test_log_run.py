@@ -28,6 +28,7 @@ def description(site):
         modality="MR",
         num_subjects="about 50",
         licence="CC0-1.0",
+        data_use="DUO:0000006; DUO:0000021",
     )
 
 
@@ -168,6 +169,7 @@ class TestItsDataSets:
         source = json.loads(dataset.source)
         assert source["commitment"] == commitment
         assert {source["source_kind"], source["licence"]} == {"dicom", "CC0-1.0"}
+        assert source["data_use"] == "DUO:0000006; DUO:0000021"
         assert not {"path", "uri", "url"} & set(source)
 
     def test_cannot_be_opened_here_and_say_whom_to_ask(self, found):

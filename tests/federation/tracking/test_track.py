@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from federation import elsewhere
 from federation.cli.app import app
 from federation.errors import FederationError
 from federation.run_record import open_finished
@@ -75,11 +76,16 @@ def track(run, uri):
     return result.output
 
 
-def runs_of(uri):
+def track_what_waits(folder):
+    result = CliRunner().invoke(app, ["track", str(folder)])
+    return result.stdout, result.exception
+
+
+def runs_of(uri, name=""):
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-    experiment = client.get_experiment_by_name(tiny_experiment().name)
+    experiment = client.get_experiment_by_name(name or tiny_experiment().name)
     found = client.search_runs([experiment.experiment_id])
     parents = [one for one in found if "mlflow.parentRunId" not in one.data.tags]
     below = [one for one in found if one not in parents]
@@ -92,7 +98,13 @@ def test_a_server_that_is_down_loses_nothing_and_a_run_is_recorded_once(run, tmp
     port = free_port()
     with pytest.raises(FederationError, match="results are not affected"):
         track(run, f"http://127.0.0.1:{port}")
+    elsewhere.want(run.path, f"http://127.0.0.1:{port}")
+    _, failed = track_what_waits(run.path.parent)
+    assert isinstance(failed, FederationError) and "results are not affected" in str(failed)
     with serving(tmp_path / "server", port) as uri:
+        shown, failed = track_what_waits(run.path.parent)
+        assert failed is None and f"recorded in {uri} as MLflow run" in shown
+        assert "Nothing waits" in track_what_waits(run.path.parent)[0]
         told = track(run, uri)
         assert track(run, uri) == told
         client, parents, below = runs_of(uri)
