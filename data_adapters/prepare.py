@@ -164,18 +164,44 @@ def prepare_scan(scan: CachedScan, wanted: Wanted) -> Record:
         raise ValueError("patches are prepared one by one, by patches.prepare_patch")
     require_axes(scan, inputs)
     _require_readable(scan)
-    image = _oriented(scan.image(), scan, inputs, "bilinear")
-    require_coverage(image.shape[1:], inputs)
-    image = _on_grid(_normalised(image), inputs)
-    images = image.movedim(1, 0).contiguous() if isinstance(inputs, SliceInput) else image[None]
+    images = prepare_image(scan.image(), scan.affine_ras, inputs, planar=scan.planar)
     return Record(images, _labels(scan, inputs, wanted, num_images=len(images)))
+
+
+def prepare_image(
+    image_czyx: npt.NDArray[np.float32],
+    affine_ras: npt.NDArray[np.float64],
+    inputs: AnyInput,
+    *,
+    planar: bool,
+) -> torch.Tensor:
+    """Return what a network sees of an image: float32 (images, channels, *shape).
+
+    Of patches that is the one in the middle, with the statistics of the image as it was given.
+
+    Args:
+        affine_ras: Columns z, y, x, to RAS+ millimetres.
+        planar: Its plane is neither turned nor resliced.
+
+    Raises:
+        DataError: The experiment's grid is mostly outside this image.
+    """
+    if isinstance(inputs, PatchInput):
+        image_czyx = _normalised(torch.from_numpy(image_czyx)).numpy()
+    image = _oriented(image_czyx, affine_ras, inputs, "bilinear", planar=planar)
+    require_coverage(image.shape[1:], inputs)
+    if isinstance(inputs, PatchInput):
+        return _fitted(image, inputs.shape_zyx).reshape(1, -1, *inputs.shape)
+    image = _on_grid(_normalised(image), inputs)
+    return image.movedim(1, 0).contiguous() if isinstance(inputs, SliceInput) else image[None]
 
 
 def _labels(scan: CachedScan, inputs: Whole, wanted: Wanted, *, num_images: int) -> torch.Tensor:
     if wanted.learns != "voxels":
         return target_of(scan, wanted).repeat(num_images)
     stored = scan.labels().astype(np.float32)[None]
-    labels = _on_grid(_oriented(stored, scan, inputs, "nearest"), inputs)
+    turned = _oriented(stored, scan.affine_ras, inputs, "nearest", planar=scan.planar)
+    labels = _on_grid(turned, inputs)
     classes = wanted.class_map[labels.long()]
     return classes[0] if isinstance(inputs, SliceInput) else classes
 
@@ -188,16 +214,21 @@ def _normalised(image: torch.Tensor) -> torch.Tensor:
 
 
 def _oriented(
-    array_czyx: npt.NDArray[np.float32], scan: CachedScan, inputs: Whole, mode: str
+    array_czyx: npt.NDArray[np.float32],
+    affine_ras: npt.NDArray[np.float64],
+    inputs: AnyInput,
+    mode: str,
+    *,
+    planar: bool,
 ) -> torch.Tensor:
     """Return (c, z, y, x) at the experiment's spacing; axes along S, A, R, or a plane's own."""
-    scale = magnification(scan.affine_ras)
-    affine = own_axes(scan.affine_ras) if scan.planar else scan.affine_ras
+    scale = magnification(affine_ras)
+    affine = own_axes(affine_ras) if planar else affine_ras
     tensor = MetaTensor(
         torch.from_numpy(array_czyx),
         affine=torch.from_numpy(affine * np.array([scale, scale, scale, 1.0])[:, None]),
     )
-    if not scan.planar:
+    if not planar:
         tensor = Orientation(axcodes="SAR", labels=(("L", "R"), ("P", "A"), ("I", "S")))(tensor)
     present = np.linalg.norm(np.asarray(tensor.affine)[:3, :3], axis=0)
     wanted = _spacing_zyx(inputs, scale, float(present[0]))
@@ -214,15 +245,20 @@ def own_axes(affine: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return own
 
 
-def _spacing_zyx(inputs: Whole, scale: float, present_z: float) -> npt.NDArray[np.float64]:
+def _spacing_zyx(inputs: AnyInput, scale: float, present_z: float) -> npt.NDArray[np.float64]:
     if isinstance(inputs, SliceInput):
         return np.array([present_z, *(step * scale for step in inputs.spacing_mm_yx)])
-    return np.array(inputs.spacing_mm_zyx) * scale
+    z, y, x = np.array(inputs.spacing_mm_zyx) * scale
+    return np.array([z if inputs.spatial_dims == 3 else present_z, y, x])
 
 
 def _on_grid(tensor: torch.Tensor, inputs: Whole) -> torch.Tensor:
     depth = tensor.shape[1:2] if isinstance(inputs, SliceInput) else ()
-    fitted: torch.Tensor = ResizeWithPadOrCrop((*depth, *inputs.shape))(tensor)
+    return _fitted(tensor, (*depth, *inputs.shape))
+
+
+def _fitted(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    fitted: torch.Tensor = ResizeWithPadOrCrop(tuple(shape))(tensor)
     return fitted.as_tensor() if isinstance(fitted, MetaTensor) else fitted
 
 

@@ -211,7 +211,14 @@ STYLE = (
 ) + _SCREENS
 
 
-def content_policy() -> str:
-    """Allow this page's own style and nothing else, from anywhere."""
+def content_policy(*, images: bool = False) -> str:
+    """Allow this page's own style and nothing else, from anywhere.
+
+    Args:
+        images: Also those that stand in the page itself.
+    """
     digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
-    return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    own = " img-src data:;" if images else ""
+    return (
+        f"default-src 'none'; style-src 'sha256-{digest}';{own} base-uri 'none'; form-action 'none'"
+    )

@@ -50,7 +50,6 @@ def export(  # noqa: PLR0913, PLR0917 - options of a command
     as_json: AsJson = False,
 ) -> None:
     """Write a finished run in a format that other tools open."""
-    from federation.documents import load_document
     from federation.export import about as abouts
     from federation.export import formats
     from federation.run_record import open_finished
@@ -69,7 +68,7 @@ def export(  # noqa: PLR0913, PLR0917 - options of a command
             "Name a file with --about: whose model this is and under which licence. "
             f"'cohortium export {run} --template > about.yaml' makes one to fill in."
         )
-    told = load_document(about, abouts.About, "about")
+    told = abouts.load_about(about)
     place = out or run.with_name(f"{run.name or run.resolve().name}-{form}")
     files = formats.export(finished, told, form, place)
     if as_json:

@@ -1,11 +1,12 @@
 """What the record of a run cannot know: whose model it is, under which licence, and for what."""
 
 import re
+from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from federation.documents import Strict
+from federation.documents import Strict, load_document
 from federation.experiment import Experiment
 
 Text = Annotated[str, Field(min_length=1, max_length=2_000, pattern=r"^[^\x00-\x08\x0b-\x1f]+$")]
@@ -53,12 +54,28 @@ class Citation(Strict):
         return " ".join(filter(None, [self.text, self.doi, self.url]))
 
 
+class PublicImage(Strict):
+    """An image that anybody may see: simulated, of a phantom, or of somebody who consented.
+
+    Attributes:
+        paths: NIfTI, OME-Zarr, or a folder or file of DICOM; of several channels one path each.
+            Beside the file that names them if not absolute. They are not published.
+        shows: What it is; published.
+        declared_by: Who says that anybody may see it; published.
+    """
+
+    paths: tuple[Path, ...] = Field(min_length=1, max_length=64)
+    shows: Line
+    declared_by: Line
+
+
 class About(Strict):
     """A file beside the run: ``about.yaml``. All of it is published.
 
     Attributes:
         licence: Of the model, as SPDX names it.
         intended_use, limits: In plain words, for the model card.
+        picture: What pictures show the network; noise where there is none.
     """
 
     title: Line
@@ -71,6 +88,7 @@ class About(Strict):
         "Not a medical device. It was trained on the sites named here alone; on images of other "
         "scanners, protocols or people it may be wrong without a sign of it."
     )
+    picture: PublicImage | None = None
 
 
 TEMPLATE = """\
@@ -86,7 +104,25 @@ licence: CC-BY-4.0                # of the model, as SPDX names it
 #   - text: Your paper, 2027
 #     doi: 10.1234/example
 intended_use: Research on {title}. Not for decisions about patients.
+# picture:                        # an image that anybody may see, for the cover; noise without it
+#   paths: [phantom.nii.gz]       # NIfTI, OME-Zarr or DICOM; one for each channel
+#   shows: a simulated brain
+#   declared_by: Dr A. Example
 """
+
+
+def load_about(path: Path) -> About:
+    """Read such a file; paths in it become absolute.
+
+    Raises:
+        FederationError: It is missing or invalid.
+    """
+    about = load_document(path, About, "about")
+    if about.picture is None:
+        return about
+    paths = tuple(path.resolve().parent / one for one in about.picture.paths)
+    picture = about.picture.model_copy(update={"paths": paths})
+    return about.model_copy(update={"picture": picture})
 
 
 def template(experiment: Experiment) -> str:

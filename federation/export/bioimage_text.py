@@ -7,6 +7,7 @@ from federation.experiment import Experiment, RegressionTask, SubjectDP
 from federation.export.about import About, Citation
 from federation.export.bioimage_tensors import OUTPUT, spacing_of
 from federation.export.markdown import plain
+from federation.export.pictures import in_words
 from federation.export.summaries import Curve, class_names, curves
 from federation.run_record import FinishedRun, RunRecord, rounded_up
 
@@ -16,7 +17,7 @@ def documentation(run: FinishedRun, about: About, formats: Sequence[str]) -> str
     record = run.record
     parts = (
         [f"# {about.title}", "", about.description],
-        _cover(record),
+        _cover(record, about),
         ["", "## Intended use", "", about.intended_use, "", "## Limits", "", about.limits],
         _images(record.experiment),
         _outputs(record.experiment),
@@ -30,24 +31,25 @@ def documentation(run: FinishedRun, about: About, formats: Sequence[str]) -> str
     return "\n".join(line for part in parts for line in part) + "\n"
 
 
-def _cover(record: RunRecord) -> Iterator[str]:
+def _cover(record: RunRecord, about: About) -> Iterator[str]:
     yield from ("", "![Cover](cover.png)", "")
     yield (
-        "*The picture*: " + cover_in_words(record) + " No image of a subject has a part in it; "
-        "the test tensors are noise made from the experiment's seed and shape alone."
+        f"*The picture*: {plain(cover_in_words(record, about))} The test tensors are noise made "
+        "from the experiment's seed and shape alone; no image of a site has a part in either."
     )
 
 
-def cover_in_words(record: RunRecord) -> str:
+def cover_in_words(record: RunRecord, about: About) -> str:
     """Return what the cover shows, for those who do not see it."""
     experiment, shown = record.experiment, curves(record)
+    left = f"on the left {in_words(about)}, and "
     if experiment.task.learns == "voxels":
-        left = (
-            "on the left smoothed noise, which shows nothing, and the class that the network gives "
+        left += (
+            "the class that the network gives "
             f"each of its voxels ({', '.join(class_names(experiment.task))})"
         )
     else:
-        left = "on the left smoothed noise, which shows nothing, and what the network says of it"
+        left += "what the network says of it"
     if not shown:
         return f"{left}."
     ends = "; ".join(f"{c.site} from {c.values[0]:.3f} to {c.values[-1]:.3f}" for c in shown)

@@ -1,4 +1,4 @@
-"""A picture of a model for catalogues: smoothed noise, what the network makes of it, the scores."""
+"""A picture of a model for catalogues: an image, what the network makes of it, the scores."""
 
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,12 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
-from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from federation.experiment import Experiment, RegressionTask, SubjectDP
 from federation.export.about import About
-from federation.export.examples import example_input, outputs_of
+from federation.export.examples import outputs_of
+from federation.export.pictures import Shown, plane_of, shown
 from federation.export.summaries import class_names, curves
 from federation.run_record import FinishedRun, rounded_up
 
@@ -29,25 +29,22 @@ _SCORES = {"dice": "Dice", "auc": "AUC", "mae": "Mean absolute error"}
 
 
 def draw_cover(run: FinishedRun, about: About, network: nn.Module, path: Path) -> None:
-    """Write a PNG of 1200 x 600 pixels: the format wants 2:1 and less than 500 kB."""
+    """Write a PNG of 1200 x 600 pixels: the format wants 2:1 and less than 500 kB.
+
+    Raises:
+        FederationError: The image that ``about`` names cannot be used.
+    """
     figure = Figure(figsize=(12, 6), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)
     _heading(figure, run, about)
-    noise = smoothed_noise(run.record.experiment)
-    _noise(figure, noise)
-    _answer(figure, run.record.experiment, outputs_of(network, noise))
+    experiment = run.record.experiment
+    example = shown(experiment, about)
+    # One at a time: the slices of a volume are many.
+    given = np.concatenate([outputs_of(network, one[None]) for one in example.images])
+    _panels(figure, experiment, example, given)
     _scores(figure, run)
     # No software and no date: the same run gives the same bytes.
     figure.savefig(path, metadata={"Software": None})
-
-
-def smoothed_noise(experiment: Experiment) -> npt.NDArray[np.float32]:
-    """Return ``example_input`` with structures of a twelfth of the grid, mean 0, deviation 1."""
-    noise = example_input(experiment)
-    sigma = (0, 0, *(size / 24 for size in experiment.input.shape))
-    smooth = gaussian_filter(noise, sigma, mode="nearest")
-    scaled: npt.NDArray[np.float32] = (smooth - smooth.mean()) / smooth.std().clip(1e-6)
-    return scaled
 
 
 def _heading(figure: Figure, run: FinishedRun, about: About) -> None:
@@ -67,23 +64,21 @@ def _privacy(run: FinishedRun) -> str:
     return f"each subject protected: ε ≤ {rounded_up(epsilon, 2)}, δ = {delta}"
 
 
-def _noise(figure: Figure, images: npt.NDArray[np.float32]) -> None:
-    axes = _panel(figure, (0.035, 0.13, 0.26, 0.62), "Input: noise, smoothed")
-    axes.imshow(middle(images[0, 0]), cmap="gray", interpolation="bilinear")
-
-
-def middle(volume: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return the middle plane (y, x) of (z, y, x), or (y, x) itself."""
-    plane: npt.NDArray[Any] = volume[len(volume) // 2] if volume.ndim == 3 else volume
-    return plane
-
-
-def _answer(figure: Figure, experiment: Experiment, given: npt.NDArray[np.float32]) -> None:
+def _panels(
+    figure: Figure, experiment: Experiment, example: Shown, given: npt.NDArray[np.float32]
+) -> None:
+    seen = _panel(figure, (0.035, 0.13, 0.26, 0.62), example.title)
     place = (0.31, 0.13, 0.26, 0.62)
-    if experiment.task.learns == "voxels":
-        _segmentation(_panel(figure, place, "Predicted classes"), experiment, given)
+    voxels = experiment.task.learns == "voxels"
+    image = example.images[:, 0]
+    classes = given.argmax(1) if voxels else np.zeros(image.shape, dtype=np.int64)
+    plane, found = plane_of(image, classes)
+    seen.imshow(plane, cmap="gray", interpolation="bilinear")
+    if voxels:
+        axes = _panel(figure, place, "Predicted classes")
+        _segmentation(axes, experiment, found, None if example.is_noise else plane)
     elif isinstance(experiment.task, RegressionTask):
-        value = float(given[0, 0]) * experiment.task.scale + experiment.task.offset
+        value = float(given.mean()) * experiment.task.scale + experiment.task.offset
         axes = _panel(figure, place, "Predicted value")
         axes.text(0.5, 0.55, f"{value:.4g}", ha="center", fontsize=40, color=_COLOURS[0])
         axes.text(
@@ -99,13 +94,29 @@ def _answer(figure: Figure, experiment: Experiment, given: npt.NDArray[np.float3
         _shares(_panel(figure, place, "Predicted shares"), experiment, given)
 
 
-def _segmentation(axes: Any, experiment: Experiment, given: npt.NDArray[np.float32]) -> None:
+def _segmentation(
+    axes: Any,
+    experiment: Experiment,
+    classes: npt.NDArray[np.int64],
+    beneath: npt.NDArray[np.float32] | None,
+) -> None:
+    """Draw classes (y, x), over an image if there is one: its background is then left open."""
     names = class_names(experiment.task)
     colours = [_BACKGROUND, *(_COLOURS[i % len(_COLOURS)] for i in range(len(names) - 1))]
-    classes = middle(given[0].argmax(0))
-    shown = ListedColormap(colours)
-    axes.imshow(classes, cmap=shown, vmin=-0.5, vmax=len(names) - 0.5, interpolation="nearest")
+    drawn: npt.NDArray[Any] = classes
+    if beneath is not None:
+        axes.imshow(beneath, cmap="gray", interpolation="bilinear")
+        drawn = np.ma.masked_equal(classes, 0)
+    axes.imshow(
+        drawn,
+        cmap=ListedColormap(colours),
+        vmin=-0.5,
+        vmax=len(names) - 0.5,
+        interpolation="nearest",
+        alpha=1.0 if beneath is None else 0.6,
+    )
     pairs = list(zip(colours, names, strict=True))[:_MOST_NAMED]
+    pairs = pairs if beneath is None else pairs[1:]
     patches = [Patch(facecolor=c, edgecolor=_PALE, linewidth=0.5, label=n) for c, n in pairs]
     axes.legend(
         handles=patches,
@@ -123,8 +134,8 @@ def _segmentation(axes: Any, experiment: Experiment, given: npt.NDArray[np.float
 
 
 def _shares(axes: Any, experiment: Experiment, given: npt.NDArray[np.float32]) -> None:
-    weights = np.exp(given[0] - given[0].max())
-    shares = (weights / weights.sum())[:_MOST_NAMED]
+    weights = np.exp(given - given.max(axis=1, keepdims=True))
+    shares = (weights / weights.sum(axis=1, keepdims=True)).mean(axis=0)[:_MOST_NAMED]
     names = class_names(experiment.task)[:_MOST_NAMED]
     axes.barh(range(len(shares)), shares, color=_COLOURS[: len(shares)], height=0.6)
     for number, (name, share) in enumerate(zip(names, shares, strict=True)):

@@ -29,7 +29,7 @@ def with_record(run, **changes):
 
 
 def text_of(run, about):
-    return markdown(about.title, parts_of(run, about))
+    return markdown(about.title, parts_of(run, about), "")
 
 
 def test_both_forms_say_what_was_trained_by_whom_and_what_it_cost(card, finished):
@@ -149,10 +149,10 @@ def test_what_others_wrote_cannot_become_markup(finished, about):
     run = with_record(finished, sites=(site, *finished.record.sites[1:]))
     html = page(about.title, parts_of(run, about))
     assert "<img" not in html and "&lt;img" in html
-    told = markdown(about.title, parts_of(run, about))
+    told = markdown(about.title, parts_of(run, about), "")
     assert nasty not in told and plain(nasty) in told
     (row,) = (line for line in told.splitlines() if line.startswith("| bio-lab | \\<img"))
-    assert len(re.findall(r"(?<!\\)\|", row)) == 8
+    assert len(re.findall(r"(?<!\\)\|", row)) == 9
 
 
 def test_it_names_no_place_of_this_machine(card, machines_words):
