@@ -4,8 +4,10 @@ ome_zarr's writers go through dask and build pyramids, which costs more than the
 scan; here one scan is one chunk, and the metadata still passes the models' validation.
 """
 
+import ctypes
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +20,8 @@ from data_adapters.types import Voxels
 LEVEL = "0"
 OME_VERSION = "0.5"
 MAX_CHUNK_VOXELS = 64**3
+# malloc.h of glibc; mallopt(3).
+_M_ARENA_MAX = -8
 # Decoded chunks that one process keeps.
 DECODED_CACHE_BYTES = 256 * 2**20
 
@@ -221,9 +225,20 @@ def _shared_context() -> Any:
     import tensorstore
 
     if _CACHE.context is None:
+        _free_in_one_place()
         pool = {"total_bytes_limit": _CACHE.num_bytes}
         _CACHE.context = tensorstore.Context({"cache_pool": pool})
     return _CACHE.context
+
+
+def _free_in_one_place() -> None:
+    """Let glibc keep freed memory for all threads together.
+
+    Each thread that decodes chunks would otherwise keep what it freed for itself, and a process
+    would grow by that beyond its cache (docs/decisions/0014). Other C libraries do not know it.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def group_attributes(path: Path) -> dict[str, Any]:

@@ -26,13 +26,22 @@ def measure_memory(volumes: Volumes, sizes: Sizes) -> Section:
     return Section(
         title=f"Memory of a process and {sizes.num_workers} spawned workers that read random "
         f"patches of {sizes.patch}^3: MiB, pages that are shared counted once (PSS)",
-        columns=("scan", "declared", "opened", "peak", "peak - declared", "over no cache"),
+        columns=(
+            "scan",
+            "declared",
+            "opened",
+            "peak",
+            "peak - declared",
+            "over no cache",
+            "patches/s",
+        ),
         records=tuple(records),
         lines=tuple(_line(record, records) for record in records),
         notes=(
             "declared: caches of decoded chunks, of all workers together. opened: before the "
             "first patch. over no cache: peak - declared, beyond the peak without any cache; it "
-            "does not grow with what is declared where that and a constant hold everything.",
+            "does not grow with what is declared where that and a constant hold everything. "
+            "patches/s: of all workers together.",
         ),
     )
 
@@ -51,6 +60,7 @@ def _record(name: str, volume: Volume, cache_bytes: int, sizes: Sizes) -> Record
         "opened_bytes": opened,
         "peak_bytes": peak,
         "num_patches": num_patches,
+        "patches_per_s": num_patches / sizes.reading_s,
     }
 
 
@@ -111,4 +121,9 @@ def _line(record: Record, records: list[Record]) -> tuple[str, ...]:
     )
     rest = record["peak_bytes"] - record["declared_bytes"]
     numbers = (record["declared_bytes"], record["opened_bytes"], record["peak_bytes"], rest)
-    return (record["scan"], *(f"{n / MIB:.0f}" for n in numbers), f"{(rest - without) / MIB:+.0f}")
+    return (
+        record["scan"],
+        *(f"{n / MIB:.0f}" for n in numbers),
+        f"{(rest - without) / MIB:+.0f}",
+        f"{record['patches_per_s']:,.0f}",
+    )
