@@ -73,6 +73,8 @@ def _panels(
     image = example.images[:, 0]
     classes = given.argmax(1) if voxels else np.zeros(image.shape, dtype=np.int64)
     plane, found = plane_of(image, classes)
+    if example.turned:
+        plane, found = plane[::-1, ::-1], found[::-1, ::-1]
     seen.imshow(plane, cmap="gray", interpolation="bilinear")
     if voxels:
         axes = _panel(figure, place, "Predicted classes")

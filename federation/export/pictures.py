@@ -22,11 +22,14 @@ class Shown:
     Attributes:
         images: float32 (images, channels, *shape): of slices all, else one.
         title: Above the picture.
+        turned: Rows run to anterior and columns to the right: a picture turns both round, and shows
+            a patient as radiologists do.
     """
 
     images: npt.NDArray[np.float32]
     title: str
-    is_noise: bool
+    is_noise: bool = False
+    turned: bool = False
 
 
 def shown(experiment: Experiment, about: About) -> Shown:
@@ -44,7 +47,7 @@ def shown(experiment: Experiment, about: About) -> Shown:
         images = prepare_image(image, affine, given, planar=planar).numpy()
     except DataError as error:
         raise FederationError(f"'picture' in the file of --about: {error}") from error
-    return Shown(images, f"Input: {_short(picture.shows)}", is_noise=False)
+    return Shown(images, f"Input: {_short(picture.shows)}", turned=not planar)
 
 
 def in_words(about: About) -> str:

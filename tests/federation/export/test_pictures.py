@@ -43,7 +43,8 @@ def test_the_network_sees_it_as_a_site_would_have_shown_it(finished, about_ball,
     image, _ = ball
     example = shown(finished.record.experiment, about_ball)
     wanted = (image - image.mean()) / image.std(ddof=1)
-    assert not example.is_noise and example.images.shape == (6, 1, *image.shape[1:])
+    assert not example.is_noise and example.turned
+    assert example.images.shape == (6, 1, *image.shape[1:])
     np.testing.assert_allclose(example.images[:, 0], wanted, atol=1e-5)
 
 
