@@ -27,8 +27,9 @@ def test_a_tiny_run_measures_every_row(tmp_path):
     assert [row["records"] for row in charges["records"]] == [10, 30]
     for row in charges["records"]:
         assert all(row[name] > 0 for name in ("bare_s", "charge_s", "marked_s", "opened_s"))
-    assert [row["records"] for row in verified["records"]] == [39, 39]
-    assert [row["receipts"] for row in verified["records"]] == [0, 18]
+    assert [row["records"] for row in verified["records"]] == [39, 39, 39]
+    assert [row["receipts"] for row in verified["records"]] == [0, 18, 18]
+    assert [row["by"] for row in verified["records"]] == ["first", "first", "second"]
     assert charges["title"] in ran.stdout and verified["title"] in ran.stdout
 
 
@@ -53,5 +54,5 @@ def test_half_of_the_bare_rate_is_the_aim(charge_s, said):
 
 @pytest.mark.parametrize(("wall_s", "said"), [(60.0, "MET"), (60.1, "MISSED")])
 def test_a_minute_is_the_aim(wall_s, said):
-    row = {"records": 100_000, "receipts": 0, "wall_s": wall_s, "processor_s": 30.0}
+    row = {"by": "first", "records": 100_000, "receipts": 0, "wall_s": wall_s, "processor_s": 30.0}
     assert verify_section([row]).notes[0].endswith(said)
