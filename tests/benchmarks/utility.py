@@ -131,6 +131,7 @@ def _report(console: Console, report: Path | None, outcomes: Sequence[Outcome]) 
         "runs": [outcome.to_json() for outcome in sorted(outcomes, key=lambda o: str(o.job))],
     }
     text = json.dumps(document, indent=1) + "\n"
+    report.mkdir(parents=True, exist_ok=True)
     (report / "utility.json").write_text(text, encoding="utf-8")
     if not draw(report / "utility.svg", outcomes):
         console.print("No picture: matplotlib is not installed (it is in the demo extra).")
