@@ -17,6 +17,7 @@ from data_adapters.dicom_alone import read_alone
 from data_adapters.dicom_pixels import use_gpu_decoders
 from data_adapters.errors import DataError
 from data_adapters.lengths import MILLIMETRES_IN, millimetres
+from data_adapters.nifti_volume import read_header
 from data_adapters.ome_zarr_images import Wanted, read_volume
 from data_adapters.reasons import Unusable
 from data_adapters.zarr_places import Place
@@ -93,6 +94,15 @@ class DicomReader(_VolumeReader):
     def _read_one(self, path: Path) -> Volume:
         use_gpu_decoders()
         return read_alone(path, self._spacing_mm)
+
+
+class NiftiReader(_VolumeReader):
+    """Reads a NIfTI image as real-world values, float32 (z, y, x); refuses what a site refuses."""
+
+    def _read_one(self, path: Path) -> Volume:
+        header = read_header(path)
+        image = header.image().astype(np.float32)
+        return image * np.float32(header.slope) + np.float32(header.intercept), header.affine_ras
 
 
 class OmeZarrReader(_VolumeReader):

@@ -2,16 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import nibabel
 import numpy as np
 from monai.data.image_reader import ImageReader
-from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from data_adapters.errors import DataError
-from data_adapters.monai_readers import DicomReader, OmeZarrReader
+from data_adapters.monai_readers import DicomReader, NiftiReader, OmeZarrReader
+from data_adapters.ome_zarr_stamps import GROUP_FILES
 
 _Read = tuple[NDArray[np.float32], NDArray[np.float64]]
 Image = tuple[NDArray[np.float32], NDArray[np.float64], bool]
@@ -45,16 +43,10 @@ def read_image(paths: Sequence[Path], num_channels: int) -> Image:
     return image, affine, image.shape[1] == 1
 
 
-def _is_zarr(path: Path) -> bool:
-    return any((path / name).is_file() for name in ("zarr.json", ".zattrs", ".zgroup"))
-
-
 def _read(path: Path, reader: ImageReader | None = None) -> _Read:
     if not path.exists():
         raise DataError(f"There is no image at {path}. Correct the path.")
-    if path.name.endswith((".nii", ".nii.gz")):
-        return _nifti(path)
-    reader = reader or (OmeZarrReader() if _is_zarr(path) else DicomReader())
+    reader = reader or _reader_of(path)
     array, meta = reader.get_data(reader.read(path))
     affine = np.asarray(meta["affine"])
     if array.ndim == 2:
@@ -64,18 +56,11 @@ def _read(path: Path, reader: ImageReader | None = None) -> _Read:
     return array.astype(np.float32), affine
 
 
-def _nifti(path: Path) -> _Read:
-    """Read (x, y) or (x, y, z) as (z, y, x)."""
-    try:
-        stored: Any = nibabel.load(path)
-        array = np.asarray(stored.dataobj, dtype=np.float32)
-    except (ImageFileError, OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} cannot be read as NIfTI ({type(error).__name__}).") from error
-    while array.ndim > 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    array = array[..., None] if array.ndim == 2 else array
-    if array.ndim != 3:
-        raise DataError(f"{path} has {array.ndim} axes. An image with one channel is needed.")
-    if not np.isfinite(array).all():
-        raise DataError(f"{path} holds values that are no numbers.")
-    return np.ascontiguousarray(array.T), np.asarray(stored.affine)[:, [2, 1, 0, 3]]
+def _reader_of(path: Path) -> ImageReader:
+    if path.name.endswith((".nii", ".nii.gz")):
+        return NiftiReader()
+    return OmeZarrReader() if _is_zarr(path) else DicomReader()
+
+
+def _is_zarr(path: Path) -> bool:
+    return any((path / name).is_file() for name in GROUP_FILES)

@@ -25,13 +25,17 @@ def require_address(uri: str) -> str:
         FederationError: It is none, or holds a name and password.
     """
     if not re.fullmatch(ADDRESS, uri):
-        shown = re.sub(r"//[^/@]*@", "//", uri)
         raise FederationError(
-            f"{shown} is no address of an MLflow server that can be kept in a run's folder. Write "
-            "http://HOST:PORT, https://HOST or sqlite:////FILE. A name and password belong in "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+            f"{masked(uri)} is no address of an MLflow server that can be kept in a run's folder. "
+            "Write http://HOST:PORT, https://HOST or sqlite:////FILE. A name and password belong "
+            "in MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
         )
     return uri
+
+
+def masked(text: str) -> str:
+    """Return text without the names and passwords that addresses in it hold."""
+    return re.sub(r"//[^/@]*@", "//", text)
 
 
 def want(folder: Path, uri: str) -> None:

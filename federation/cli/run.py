@@ -16,7 +16,6 @@ from federation.cli.decide import (
     for_the_ledger,
 )
 from federation.cli.site import operator
-from federation.elsewhere import require_address, want
 from federation.errors import FederationError
 from federation.experiment import Experiment, load_experiment
 
@@ -78,6 +77,8 @@ def run(  # noqa: PLR0913 - a command's options
     for_the_ledger(ethics_reference, legal_basis)
     loaded = load_experiment(experiment)
     if track is not None:
+        from federation.elsewhere import require_address
+
         require_address(track)
     if resume is not None:
         if out is not None:
@@ -186,6 +187,7 @@ def _train(  # noqa: PLR0913 - all but two are named
     folder: Path | None,
     track: str | None,
 ) -> None:
+    from federation.elsewhere import want
     from federation.run import run_experiment
 
     if track is not None:

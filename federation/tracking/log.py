@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
 
+from federation.elsewhere import masked
 from federation.errors import FederationError
 from federation.messages import RoundFinished
 from federation.tracking.runs import LoggedRun, TrackedModel, TrackedRun
@@ -65,17 +66,12 @@ def log_run(run: TrackedRun) -> LoggedRun:
         try:
             return _log(_client(run.store), run)
         except (MlflowException, SQLAlchemyError, OSError) as error:
-            why = _shown(str(error))
+            why = masked(str(error))
             raise FederationError(
-                f"MLflow could not record the run in {_shown(run.store)}: {why}. The run's own "
+                f"MLflow could not record the run in {masked(run.store)}: {why}. The run's own "
                 "results are not affected. Choose another store, or repair this one, and record it "
                 "with: cohortium track RUN --to URI"
             ) from error
-
-
-def _shown(uri: str) -> str:
-    """Return a store's address without a name and password in it."""
-    return re.sub(r"//[^/@]*@", "//", uri)
 
 
 def _log(client: MlflowClient, run: TrackedRun) -> LoggedRun:
@@ -107,7 +103,7 @@ def _recorded(client: MlflowClient, experiment_id: str, run: TrackedRun) -> Logg
             return LoggedRun(run_id, name, number, f"models:/{name}/{number}")
         if one.info.status == "RUNNING" and time.time() - one.info.start_time / 1000 < _BUSY_S:
             raise FederationError(
-                f"The run {run.run[:12]} is being recorded in {_shown(run.store)} by another "
+                f"The run {run.run[:12]} is being recorded in {masked(run.store)} by another "
                 f"process, or one died there within {_BUSY_S // 60} minutes. Try again then."
             )
         for site in client.search_runs(
@@ -152,7 +148,7 @@ def _experiment(client: MlflowClient, run: TrackedRun) -> str:
     found = client.get_experiment_by_name(run.experiment)
     if found is not None and found.lifecycle_stage == "deleted":
         raise FederationError(
-            f"Experiment {run.experiment!r} was deleted in {_shown(run.store)}. Restore it with "
+            f"Experiment {run.experiment!r} was deleted in {masked(run.store)}. Restore it with "
             f"`mlflow experiments restore -x {found.experiment_id}`, or use another store."
         )
     if found is not None:

@@ -23,12 +23,12 @@ def record_waiting(folders: Iterable[Path]) -> Iterator[tuple[Path, str, LoggedR
     for folder in elsewhere.waiting(folders):
         try:
             uri = elsewhere.address_of(folder)
+            if uri in silent:
+                yield folder, uri, "it did not take the run before this one"
+                continue
             run = tracked_run(open_finished(folder), uri)
         except FederationError as error:
             yield folder, "MLflow", str(error)
-            continue
-        if uri in silent:
-            yield folder, uri, "it did not take the run before this one"
             continue
         try:
             logged = log_run(run)

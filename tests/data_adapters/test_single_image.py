@@ -57,8 +57,8 @@ def test_a_plane_is_one_of_whatever_format(tmp_path, example):
     ("name", "content", "why"),
     [
         ("gone.nii", None, "no image at"),
-        ("cut.nii", b"x" * 100, "cannot be read as NIfTI"),
-        ("cut.nii.gz", b"\x1f\x8b\x08", "cannot be read as NIfTI"),
+        ("cut.nii", b"x" * 100, "header cannot be read: the file is damaged or cut short"),
+        ("cut.nii.gz", b"\x1f\x8b\x08", "header cannot be read: the file is damaged or cut short"),
         ("other.txt", b"words", "damaged or cut short|no DICOM"),
     ],
 )
@@ -72,11 +72,24 @@ def test_what_is_none_is_said(tmp_path, name, content, why):
 def test_values_that_are_no_numbers_are_refused(put_nifti, example):
     image = example.image.astype(np.float32)
     image[0, 0, 0] = np.nan
-    with pytest.raises(DataError, match="no numbers"):
+    with pytest.raises(DataError, match="NaN or infinity") as refused:
         read_image([put_nifti("nan.nii", image)], 1)
+    assert refused.value.code == "NOT_FINITE"
 
 
 def test_a_time_series_is_no_image(tmp_path):
     nibabel.save(nibabel.Nifti1Image(np.zeros((3, 3, 3, 2)), np.eye(4)), tmp_path / "four.nii")
-    with pytest.raises(DataError, match="4 axes"):
+    with pytest.raises(DataError, match="2 time points") as refused:
         read_image([tmp_path / "four.nii"], 1)
+    assert refused.value.code == "SEVERAL_TIME_POINTS"
+
+
+def test_units_and_scaling_of_a_header_count(tmp_path, example):
+    stored = nibabel.Nifti1Image(example.image.T, np.diag([1500.0, 2000.0, 5000.0, 1.0]))
+    stored.header.set_xyzt_units("micron")
+    stored.header.set_slope_inter(2, -7)
+    nibabel.save(stored, tmp_path / "micron.nii")
+    image, affine, _ = read_image([tmp_path / "micron.nii"], 1)
+    np.testing.assert_allclose(np.linalg.norm(affine[:3, :3], axis=0), [5.0, 2.0, 1.5])
+    found = np.asarray(nibabel.load(tmp_path / "micron.nii").dataobj).T
+    np.testing.assert_allclose(image[0], found, rtol=1e-6)
